@@ -1,0 +1,53 @@
+"""A quantization scheme is one record of axes; the named schemes are values of it. And: range -> affine parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .errors import BadRange
+from .types import code_range
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """What becomes of activations and weights. `activation`, `weight`, `bias`: element types; `per_channel`: weights of CONV_2D,
+    DEPTHWISE_CONV_2D and FULLY_CONNECTED get one scale per output channel (symmetric, narrow: -127..127 for int8)."""
+
+    name: str
+    activation: str = "int8"
+    weight: str = "int8"
+    bias: str = "int32"
+    per_channel: bool = True
+
+
+INT8 = Scheme("int8")
+SCHEMES = {s.name: s for s in (INT8,)}
+
+# The narrowest range a tensor may get: a scale of 2^-23 for 8 bits. Softmax inputs need more than 2^-26 to run in the
+# reference kernels, and a bias scale (a product of two scales) must stay a normal float32.
+SMALLEST_SCALE = 2.0**-23
+
+
+def affine(low: float, high: float, type_name: str = "int8", *, symmetric: bool = False) -> tuple[np.float32, int]:
+    """(scale, zero point) of a real range: the range is first extended to hold 0, so that 0.0 is always a code.
+
+    Formula: scale = f32((high - low) / (qmax - qmin)); zero_point = clip(round_half_even(qmin - low / scale), qmin, qmax).
+    Symmetric: scale = f32(max(|low|, |high|) / qmax), zero_point 0. A scale below 2^-23 (also a zero-width range) is raised to it.
+
+    *Domain*: finite, low <= high. *Raises*: BadRange otherwise. *Restates*: the rule of the TFLite converter and
+    ai-edge-quantizer (both compute the scale in float and nudge the zero point by rounding).
+    """
+    low, high = float(low), float(high)
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise BadRange("a range must be finite", found=(low, high))
+    if low > high:
+        raise BadRange("the low end of a range is above its high end", found=(low, high))
+    qmin, qmax = code_range(type_name)
+    low, high = min(low, 0.0), max(high, 0.0)
+    if symmetric:
+        return np.float32(max(max(-low, high) / qmax, SMALLEST_SCALE)), 0
+    scale = np.float32(max((high - low) / (qmax - qmin), SMALLEST_SCALE))
+    zero = int(np.clip(np.rint(qmin - low / float(scale)), qmin, qmax))
+    return scale, zero
