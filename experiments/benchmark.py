@@ -139,7 +139,7 @@ def main() -> None:
             found[f"{net}: {name}"] = {**row, "target": target}
             low, high = row["quartiles"]
             print(
-                f"{net:14}{name:42}{row['ms']:9.3f}{row['other_ms']:10.3f}{row['ratio']:8.2f}  {low:5.2f}-{high:5.2f}   {target or ''}",
+                f"{net:14}{name:42}{row['ms']:9.3f}{row['other_ms']:10.3f}{row['ratio']:8.2f}  {low:5.2f}-{high:5.2f}   {target or ""}", flush=True)
                 flush=True,
             )
     if args.out:
