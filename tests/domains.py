@@ -60,7 +60,10 @@ ALTERNATIVES: Mapping[str, tuple] = {
     "keep_dims": (False, True),
     "beta": (1.0, 0.5, 2.0),
 }
-FIXED_OPTIONS: Mapping[str, tuple[str, ...]] = {"CONCATENATION": ("fused_activation_function",)}
+FIXED_OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "CONCATENATION": ("fused_activation_function",),  # the kernels take NONE only
+    "FULLY_CONNECTED": ("keep_num_dims",),  # depends on the shapes of the case
+}
 
 
 def other_options(op: str, options: Mapping, rng: Rng) -> dict:

@@ -275,3 +275,12 @@ def _linear(row: Row, style: str, rng: np.random.Generator) -> _Drawn:
         slots[b] = Tensor(b, "b", bias.shape, ins[b], _qparams(s_b, zeros, "int32"), bias)  # type: ignore
     values = domains.codes(style, rng, ins[x], drawn.x[1], case.inputs[x], SAMPLES, narrow=True)  # type: ignore
     return _Drawn(slots, (_qparams(*drawn.y, outs[0]),), {f"x{x}": values})
+
+
+def describe(trial: Trial) -> str:
+    """Options, and each tensor's parameters, for a failure's text."""
+    lines = [str(trial.row.options)]
+    for t in trial.model.graph.tensors:
+        q = t.qparams
+        lines.append(f"  {t.name} {t.type}{list(t.shape)}" + (f" scale {q.scale[:4]} zero point {q.zero_point[:4]}" if q else ""))
+    return "\n".join(lines)
