@@ -6,6 +6,7 @@ Knows nothing of bytes; `verify` and `flat` walk files by these records.
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
@@ -47,6 +48,15 @@ class Field:
     @cached_property
     def size(self) -> int:
         return SCALARS[self.type][2] if self.kind == "scalar" else 4
+
+    def number(self, value: Any) -> Any:
+        """A Python number as this scalar field holds it. *Raises*: ValueError where it does not fit."""
+        if self.type == "bool":
+            return bool(value)
+        try:
+            return struct.unpack("<" + SCALARS[self.type][0], struct.pack("<" + SCALARS[self.type][0], value))[0]
+        except (struct.error, TypeError, OverflowError) as e:
+            raise ValueError(f"{value!r} is no {self.type}") from e
 
     @cached_property
     def item_size(self) -> int:
