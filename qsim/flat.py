@@ -189,13 +189,13 @@ _PREPEND = {name: getattr(flatbuffers.Builder, f"Prepend{name.capitalize()}Slot"
 
 def _append(inside: bytes, outside: list[tuple[int, str, np.ndarray]]) -> bytes:
     """The flatbuffer, then each block of outside bytes at a multiple of 16, with the records pointed at them."""
-    end, parts = len(inside), [bytearray(inside)]
+    end, head, tail = len(inside), bytearray(inside), []
     for distance, table, block in outside:
         pad = -end % ALIGNMENT
         at = len(inside) - distance
         for name, value in zip(OUTSIDE[table], (end + pad, block.size), strict=True):
             place = at + slots(inside, at)[schema().tables[table].by_name[name].slot]
-            _U64.pack_into(parts[0], place, value)
-        parts += [bytes(pad), memoryview(np.ascontiguousarray(block))]
+            _U64.pack_into(head, place, value)
+        tail += [bytes(pad), block.tobytes()]
         end += pad + block.size
-    return b"".join(parts)
+    return b"".join([head, *tail])

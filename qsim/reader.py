@@ -76,7 +76,7 @@ def _read(data: bytes, path: str) -> Model:
     codes = [op_name(c) for c in root.get("operator_codes", [])]
     graphs = tuple(_graph(root, g, i, codes) for i, g in enumerate(root["subgraphs"]))
     notes = tuple(f"unknown newer field: {u}" for u in unknown)
-    model = Model(graphs, _signatures(root, graphs), root.get("description", ""), path, None, notes)
+    model = Model(graphs, signatures(root, graphs), root.get("description", ""), path, None, notes)
     check.reject(model)
     graphs = tuple(_infer_activations(g) for g in graphs)
     model = model.but(graphs=graphs, source=Source(data, root, unknown, graphs))
@@ -199,7 +199,9 @@ def qparams(record: Record, where: str = "") -> QParams | None:
     if zero is None or zero.size != scale.size:
         raise Invalid("has a different number of scales and zero points", where=where, found=(scale.size, 0 if zero is None else zero.size))
     if axis < 0 or (len(rank) and axis >= len(rank)):
-        raise Invalid("has quantization parameters for a dimension it does not have", where=where, found=axis, expected=f"below {len(rank)}")
+        raise Invalid(
+            "has quantization parameters for a dimension it does not have", where=where, found=axis, expected=f"below {len(rank)}"
+        )
     if scale.size != 1 and len(rank) and scale.size != rank[axis]:
         raise Invalid("has the wrong number of scales", where=where, found=scale.size, expected=f"1 or {rank[axis]}")
     if t.low is None or t.name == "bool":
@@ -207,7 +209,7 @@ def qparams(record: Record, where: str = "") -> QParams | None:
     return QParams(scale, zero, t.low, t.high, axis)
 
 
-def _signatures(root: Record, graphs: tuple[Graph, ...]) -> tuple[dict[str, Any], ...]:
+def signatures(root: Record, graphs: tuple[Graph, ...]) -> tuple[dict[str, Any], ...]:
     return tuple(read_signature(s, graphs) for s in root.get("signature_defs", []))
 
 

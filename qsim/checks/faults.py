@@ -12,7 +12,7 @@ from ..types import TYPES
 
 
 def place(model: Model, graph: int, node: Node) -> str:
-    """"op 12 CONV_2D ('model/conv')", with the subgraph in front where it is not the primary one."""
+    """ "op 12 CONV_2D ('model/conv')", with the subgraph in front where it is not the primary one."""
     tensors = model.graphs[graph].tensors
     name = tensors[node.outputs[0]].name if node.outputs and 0 <= node.outputs[0] < len(tensors) else ""
     return f"{_prefix(graph)}op {node.index} {node.op} ({name!r})"
@@ -40,14 +40,14 @@ def tensors_of(model: Model) -> Iterator[tuple[Tensor, str]]:
 
 def numbered_in_order(model: Model) -> Iterator[str]:
     for g, graph in enumerate(model.graphs):
-        for kind, items in (("tensor", graph.tensors), ("op", graph.nodes)):
-            wrong = [i for i, item in enumerate(items) if item.index != i]
+        for kind, numbers in (("tensor", [t.index for t in graph.tensors]), ("op", [n.index for n in graph.nodes])):
+            wrong = [i for i, number in enumerate(numbers) if number != i]
             if wrong:
-                yield f"{_prefix(g)}{kind} at position {wrong[0]} has the index {items[wrong[0]].index}"
+                yield f"{_prefix(g)}{kind} at position {wrong[0]} has the index {numbers[wrong[0]]}"
 
 
 def indices_exist(model: Model) -> Iterator[str]:
-    for g, graph, node, where in nodes_of(model):
+    for _, graph, node, where in nodes_of(model):
         for what, low, indices in (("input", -1, node.inputs), ("output", 0, node.outputs), ("intermediate", -1, node.intermediates)):
             wrong = [i for i in indices if not low <= i < len(graph.tensors)]
             if wrong:
@@ -138,9 +138,9 @@ def _channels_match(t: Tensor, where: str, scales: int, zeros: int) -> Iterator[
 
 
 _POSITIVE = frozenset(
-    "stride_w stride_h stride_d dilation_w_factor dilation_h_factor dilation_d_factor filter_width filter_height block_size num_splits".split()
+    ("stride_w", "stride_h", "stride_d", "dilation_w_factor", "dilation_h_factor", "dilation_d_factor")
+    + ("filter_width", "filter_height", "block_size", "num_splits")
 )
-# The fields' defaults are 0 where older converters left them out: LiteRT then takes 1.
 _AXES = {"CONCATENATION": "output", "SOFTMAX": None, "GATHER": "input", "PACK": "output", "UNPACK": "input", "SPLIT": None}
 
 

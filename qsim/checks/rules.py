@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..graph import Graph, Model, Node, QParams, Tensor
+from ..graph import Graph, Model, QParams, Tensor
 from .faults import nodes_of, tensors_of
 
 # op -> output parameters that the kernels have built in, by type
@@ -20,21 +20,12 @@ FIXED = {
     "LOG_SOFTMAX": {"int8": (16 / 256, 127), "uint8": (16 / 256, 255)},
 }
 # ops that move codes without rescaling them: output and data inputs share one scale and zero point
-TIED = {
-    **dict.fromkeys(
-        (
-            "AVERAGE_POOL_2D", "MAX_POOL_2D", "RESHAPE", "TRANSPOSE", "PAD", "MIRROR_PAD", "SQUEEZE", "EXPAND_DIMS", "STRIDED_SLICE", "SLICE",
-            "GATHER", "GATHER_ND", "SPACE_TO_DEPTH", "DEPTH_TO_SPACE", "BATCH_TO_SPACE_ND", "SPACE_TO_BATCH_ND", "RESIZE_BILINEAR",
-            "RESIZE_NEAREST_NEIGHBOR", "TILE", "REVERSE_V2", "BROADCAST_TO", "UNPACK", "REDUCE_MAX", "REDUCE_MIN",
-        ),
-        (0,),
-    ),
-    "SPLIT": (1,),
-    "SPLIT_V": (0,),
-    "PADV2": (0, 2),
-    "SELECT_V2": (1, 2),
-    "SELECT": (1, 2),
-}  # fmt: skip
+_MOVES = (
+    "AVERAGE_POOL_2D MAX_POOL_2D RESHAPE TRANSPOSE PAD MIRROR_PAD SQUEEZE EXPAND_DIMS STRIDED_SLICE SLICE GATHER GATHER_ND SPACE_TO_DEPTH "
+    "DEPTH_TO_SPACE BATCH_TO_SPACE_ND SPACE_TO_BATCH_ND RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR TILE REVERSE_V2 BROADCAST_TO UNPACK "
+    "REDUCE_MAX REDUCE_MIN SPLIT_V"
+)
+TIED = {**dict.fromkeys(_MOVES.split(), (0,)), "SPLIT": (1,), "PADV2": (0, 2), "SELECT_V2": (1, 2), "SELECT": (1, 2)}
 TIED_ALL = frozenset(("CONCATENATION", "PACK", "MAXIMUM", "MINIMUM"))
 # op -> dimension of the weights that counts output channels
 CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}
@@ -67,7 +58,15 @@ def tied_parameters(model: Model) -> Iterator[str]:
             out = _tensor(graph, node.outputs, o)
             for p in positions:
                 x = _tensor(graph, node.inputs, p)
-                if x and out and x.qparams and out.qparams and x.type == out.type and x.type in _CODES and not _same(x.qparams, out.qparams):
+                if (
+                    x
+                    and out
+                    and x.qparams
+                    and out.qparams
+                    and x.type == out.type
+                    and x.type in _CODES
+                    and not _same(x.qparams, out.qparams)
+                ):
                     yield f"{where}: input {p} and output {o} have different quantization parameters, the codes are moved unchanged"
 
 
@@ -95,9 +94,9 @@ def bias_scale(model: Model) -> Iterator[str]:
     """Scale of the bias = scale of the input * scale of the weights, zero point 0."""
     for _, graph, node, where in nodes_of(model):
         if node.op in CHANNEL_AXIS:
-            operands = [_tensor(graph, node.inputs, p) for p in range(3)]
-            if all(t is not None and t.qparams is not None for t in operands) and operands[0].type in _CODES:  # type: ignore[union-attr]
-                yield from _bias_problem(where, *(t.qparams for t in operands))  # type: ignore[union-attr]
+            x, w, b = (_tensor(graph, node.inputs, p) for p in range(3))
+            if x and w and b and x.qparams and w.qparams and b.qparams and x.type in _CODES:
+                yield from _bias_problem(where, x.qparams, w.qparams, b.qparams)
 
 
 def _bias_problem(where: str, x: QParams, w: QParams, b: QParams) -> Iterator[str]:
