@@ -91,39 +91,57 @@ def _conv_plain(x: Any, w: Any, stride: tuple[int, int], dilation: tuple[int, in
 
 
 def _conv_fast(x: Any, w: Any, stride: tuple[int, int], dilation: tuple[int, int]) -> jax.Array:
-    if _gpu():
-        return _conv_by_columns(x, w, stride, dilation)
     kh, kw, c, o = w.shape
-    more_c = -c % 4 if c < 4 else 0
-    wanted = 17 if max(c + more_c, o) <= 16 else o
-    w = jnp.pad(w, ((0, 0), (0, 0), (0, more_c), (0, wanted - o)))
-    x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, more_c))) if more_c else x
+    if _gpu() or (kh, kw) == (1, 1):
+        return _dense_fast(_columns(x, kh, kw, stride, dilation), w.reshape(kh * kw * c, o))
+    if max(c, o) <= 16:
+        rows = _columns(x, 1, kw, (1, stride[1]), (1, dilation[1]))
+        return _conv_padded(rows, w.reshape(kh, 1, kw * c, o), (stride[0], 1), (dilation[0], 1))
+    return _conv_padded(x, w, stride, dilation)
+
+
+def _conv_padded(x: Any, w: Any, stride: tuple[int, int], dilation: tuple[int, int]) -> jax.Array:
+    """lax convolution with zero weights added where 16 or fewer channels, or 3 input channels, would take a slow path."""
+    _, _, c, o = w.shape
+    more = -c % 4 if c < 4 else 0
+    wanted = 17 if max(c + more, o) <= 16 else o
+    w = jnp.pad(w, ((0, 0), (0, 0), (0, more), (0, wanted - o)))
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, more))) if more else x
     y = lax.conv_general_dilated(
         x, w, stride, "VALID", rhs_dilation=dilation, dimension_numbers=DIMENSIONS, preferred_element_type=np.int32
-    )
+    )  # fmt: skip
     return y[..., :o] if wanted != o else y
 
 
-def _conv_by_columns(x: Any, w: Any, stride: tuple[int, int], dilation: tuple[int, int]) -> jax.Array:
-    """The patches of x side by side, then one product: integer convolutions are not to be relied on for GPUs."""
-    kh, kw, c, o = w.shape
-    n, h, wide, _ = x.shape
+def _columns(x: Any, kh: int, kw: int, stride: tuple[int, int], dilation: tuple[int, int]) -> jax.Array:
+    """The kh * kw shifted views of x side by side: (n, oh, ow, kh * kw * c); a convolution is then one product.
+
+    On GPUs always so: integer convolutions are not to be relied on there.
+    """
+    n, h, wide, c = x.shape
     oh = (h - (kh - 1) * dilation[0] - 1) // stride[0] + 1
     ow = (wide - (kw - 1) * dilation[1] - 1) // stride[1] + 1
-    patches = []
+    views = []
     for i in range(kh):
         for j in range(kw):
             y, z = i * dilation[0], j * dilation[1]
             ends = (n, y + (oh - 1) * stride[0] + 1, z + (ow - 1) * stride[1] + 1, c)
-            patches.append(lax.slice(x, (0, y, z, 0), ends, (1, *stride, 1)))
-    return _dense_fast(jnp.concatenate(patches, axis=-1), w.reshape(kh * kw * c, o))
+            views.append(lax.slice(x, (0, y, z, 0), ends, (1, *stride, 1)))
+    return views[0] if len(views) == 1 else jnp.concatenate(views, axis=-1)
 
 
 def conv_float(x: Any, w: Any, stride: tuple[int, int], dilation: tuple[int, int] = (1, 1), groups: int = 1) -> jax.Array:
+    """VALID convolution of float32 arrays, shapes as `conv`; pointwise ones and thin stems take the form that is fast on CPUs."""
+    kh, kw, c, o = w.shape
+    high = lax.Precision.HIGHEST
+    pointwise, stem = (kh, kw) == (1, 1) and max(c, o) > 16, c < 4 and kw > 1 and o <= 16
+    if groups == 1 and not _gpu() and (pointwise or stem):
+        return jnp.matmul(_columns(x, kh, kw, stride, dilation), w.reshape(kh * kw * c, o), precision=high)
+    if groups == 1 and not _gpu() and c == 3 and o > 16:
+        x, w = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, 1))), jnp.pad(w, ((0, 0), (0, 0), (0, 1), (0, 0)))
     return lax.conv_general_dilated(
-        x, w, stride, "VALID", rhs_dilation=dilation, dimension_numbers=DIMENSIONS,
-        feature_group_count=groups, precision=lax.Precision.HIGHEST,
-    )  # fmt: skip
+        x, w, stride, "VALID", rhs_dilation=dilation, dimension_numbers=DIMENSIONS, feature_group_count=groups, precision=high
+    )
 
 
 def _gpu() -> bool:
