@@ -178,16 +178,14 @@ class _Buffers:
         return found
 
     def _index(self, tensor: Tensor) -> int:
-        old = tensor.raw.value("buffer") if isinstance(tensor.raw, Record) else None
-        stored = reader.stored_bytes(self.records[old]) if old is not None else None
+        raw = _raw(tensor.raw, "Tensor")
+        old = raw.value("buffer")  # 0 means: no constant
+        stored = reader.stored_bytes(self.records[old]) if old else np.zeros(0, np.uint8)
         if tensor.data is None:
-            keeps = old is not None and (not stored.size or "sparsity" in tensor.raw)  # type: ignore[union-attr,operator]
-            return old if keeps else 0  # type: ignore[return-value]
-        if old is not None and stored is not None and _same_memory(stored, tensor.data):
+            return old if not stored.size or "sparsity" in raw else 0
+        if _holds(stored, tensor):
             return old
         data = pack(tensor.data, tensor.type)
-        if old is not None and stored is not None and np.array_equal(stored, data):
-            return old
         # Tensors that shared a buffer go on sharing one where they still say the same; so do tensors made of one array.
         key = (old, hashlib.sha256(data.tobytes()).digest()) if old else (id(tensor.data), tensor.type)
         if key not in self.shared:
@@ -195,9 +193,9 @@ class _Buffers:
             self.shared[key] = self.place(old, data)
         return self.shared[key]
 
-    def place(self, old: int | None, data: np.ndarray) -> int:
+    def place(self, old: int, data: np.ndarray) -> int:
         """Index of a buffer for new bytes: the tensor's old one where it is the only user, else one of its own."""
-        if old is not None and old not in self.used and self.users[old] == 1:
+        if old and old not in self.used and self.users[old] == 1:
             where = "outside" if "outside" in self.records[old] else "data"
             self.records[old] = self.records[old].but(data=None, outside=None).but(**{where: data})
             return old
@@ -212,9 +210,15 @@ class _Buffers:
         return records
 
 
-def _same_memory(stored: np.ndarray, data: np.ndarray) -> bool:
-    """Whether the value is the reader's own view of the stored bytes."""
-    return stored.nbytes == data.nbytes and stored.__array_interface__["data"] == data.__array_interface__["data"]
+def _holds(stored: np.ndarray, tensor: Tensor) -> bool:
+    """Whether these bytes are the tensor's value; those of a fixed size may be followed by others."""
+    data = tensor.data
+    assert data is not None
+    if stored.nbytes == data.nbytes and stored.__array_interface__["data"] == data.__array_interface__["data"]:
+        return True  # the reader's own view of them
+    packed = pack(data, tensor.type)
+    fits = stored.size >= packed.size if TYPES[tensor.type].bits else stored.size == packed.size
+    return fits and np.array_equal(stored[: packed.size], packed)
 
 
 def _outside(buffer: Record) -> Record:
