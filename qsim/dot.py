@@ -1,0 +1,177 @@
+"""Exact integer convolutions and matrix products: int8 operands, int32 sums that wrap. Which formulation, per layer and platform.
+
+The arithmetic is the same everywhere; only speed differs. Each fast formulation is probed once per platform with saturating
+operands; where the probe fails, plain int32 arithmetic serves and a log line says so. The facts behind the choices on CPU:
+XLA sends s8 x s8 -> s32 products to a fast library except convolutions with at most 16 channels and products with one column
+(both cured by zero weights), and its depthwise convolution is an order of magnitude slower than shifted products.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+log = logging.getLogger("qsim")
+DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+
+
+def dense(x: Any, w: Any) -> jax.Array:
+    """sum_k x[..., k] * w[k, n] as int32. x: int8 (..., k). w: int8 (k, n)."""
+    if not _fast("dense"):
+        return _dense_plain(x, w)
+    return _dense_fast(x, w)
+
+
+def conv(x: Any, w: Any, stride: tuple[int, int], dilation: tuple[int, int] = (1, 1), groups: int = 1) -> jax.Array:
+    """VALID convolution as int32. x: int8 (n, h, w, c), already padded. w: int8 (kh, kw, c / groups, o)."""
+    if groups > 1 or not _fast("conv"):
+        return _conv_plain(x, w, stride, dilation, groups)
+    return _conv_fast(x, w, stride, dilation)
+
+
+def depthwise(x: Any, w: Any, stride: tuple[int, int], dilation: tuple[int, int] = (1, 1), integer: bool = True) -> jax.Array:
+    """VALID depthwise convolution by shifted products; output channel = c * m + j. x: (n, h, w, c). w: (kh, kw, c, m).
+
+    integer: int8 operands, int16 products (|product| <= 2^14), int32 sums. Otherwise in the type of the operands (float32).
+    """
+    kh, kw, c, m = w.shape
+    if c == 1:
+        stem = conv if integer else conv_float
+        return stem(x, w, stride, dilation)
+    n, h, wide, _ = x.shape
+    oh = (h - (kh - 1) * dilation[0] - 1) // stride[0] + 1
+    ow = (wide - (kw - 1) * dilation[1] - 1) // stride[1] + 1
+    if integer:
+        x, w = x.astype(np.int16), w.astype(np.int16)
+    total = None
+    for i in range(kh):
+        for j in range(kw):
+            y, z = i * dilation[0], j * dilation[1]
+            ends = (n, y + (oh - 1) * stride[0] + 1, z + (ow - 1) * stride[1] + 1, c)
+            tap = lax.slice(x, (0, y, z, 0), ends, (1, *stride, 1))
+            product = _tap(tap, w[i, j], m)
+            product = product.astype(np.int32) if integer else product
+            total = product if total is None else total + product
+    assert total is not None
+    return total
+
+
+def _tap(x: jax.Array, w: jax.Array, m: int) -> jax.Array:
+    n, oh, ow, c = x.shape
+    if m == 1:
+        return x * w.reshape(1, 1, 1, c)
+    return (x[..., None] * w.reshape(1, 1, 1, c, m)).reshape(n, oh, ow, c * m)
+
+
+def _dense_plain(x: Any, w: Any) -> jax.Array:
+    return lax.dot_general(x.astype(np.int32), w.astype(np.int32), (((x.ndim - 1,), (0,)), ((), ())))
+
+
+def _dense_fast(x: Any, w: Any) -> jax.Array:
+    k, n = w.shape
+    wanted = -(-n // 16) * 16 if _gpu() else max(n, 2)
+    more_k = -k % 16 if _gpu() else 0
+    w = jnp.pad(w, ((0, more_k), (0, wanted - n)))
+    x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, more_k)]) if more_k else x
+    y = lax.dot_general(x, w, (((x.ndim - 1,), (0,)), ((), ())), preferred_element_type=np.int32)
+    return y[..., :n] if wanted != n else y
+
+
+def _conv_plain(x: Any, w: Any, stride: tuple[int, int], dilation: tuple[int, int], groups: int = 1) -> jax.Array:
+    return lax.conv_general_dilated(
+        x.astype(np.int32), w.astype(np.int32), stride, "VALID",
+        rhs_dilation=dilation, dimension_numbers=DIMENSIONS, feature_group_count=groups,
+    )  # fmt: skip
+
+
+def _conv_fast(x: Any, w: Any, stride: tuple[int, int], dilation: tuple[int, int]) -> jax.Array:
+    kh, kw, c, o = w.shape
+    if _gpu() or (kh, kw) == (1, 1):
+        return _dense_fast(_columns(x, kh, kw, stride, dilation), w.reshape(kh * kw * c, o))
+    if max(c, o) <= 16:
+        rows = _columns(x, 1, kw, (1, stride[1]), (1, dilation[1]))
+        return _conv_padded(rows, w.reshape(kh, 1, kw * c, o), (stride[0], 1), (dilation[0], 1))
+    return _conv_padded(x, w, stride, dilation)
+
+
+def _conv_padded(x: Any, w: Any, stride: tuple[int, int], dilation: tuple[int, int]) -> jax.Array:
+    """lax convolution with zero weights added where 16 or fewer channels, or 3 input channels, would take a slow path."""
+    _, _, c, o = w.shape
+    more = -c % 4 if c < 4 else 0
+    wanted = 17 if max(c + more, o) <= 16 else o
+    w = jnp.pad(w, ((0, 0), (0, 0), (0, more), (0, wanted - o)))
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, more))) if more else x
+    y = lax.conv_general_dilated(
+        x, w, stride, "VALID", rhs_dilation=dilation, dimension_numbers=DIMENSIONS, preferred_element_type=np.int32
+    )  # fmt: skip
+    return y[..., :o] if wanted != o else y
+
+
+def _columns(x: Any, kh: int, kw: int, stride: tuple[int, int], dilation: tuple[int, int]) -> jax.Array:
+    """The kh * kw shifted views of x side by side: (n, oh, ow, kh * kw * c); a convolution is then one product.
+
+    On GPUs always so: integer convolutions are not to be relied on there.
+    """
+    n, h, wide, c = x.shape
+    oh = (h - (kh - 1) * dilation[0] - 1) // stride[0] + 1
+    ow = (wide - (kw - 1) * dilation[1] - 1) // stride[1] + 1
+    views = []
+    for i in range(kh):
+        for j in range(kw):
+            y, z = i * dilation[0], j * dilation[1]
+            ends = (n, y + (oh - 1) * stride[0] + 1, z + (ow - 1) * stride[1] + 1, c)
+            views.append(lax.slice(x, (0, y, z, 0), ends, (1, *stride, 1)))
+    return views[0] if len(views) == 1 else jnp.concatenate(views, axis=-1)
+
+
+def conv_float(x: Any, w: Any, stride: tuple[int, int], dilation: tuple[int, int] = (1, 1), groups: int = 1) -> jax.Array:
+    """VALID convolution of float32 arrays, shapes as `conv`; pointwise ones and thin stems take the form that is fast on CPUs."""
+    kh, kw, c, o = w.shape
+    high = lax.Precision.HIGHEST
+    pointwise, stem = (kh, kw) == (1, 1) and max(c, o) > 16, c < 4 and kw > 1 and o <= 16
+    if groups == 1 and not _gpu() and (pointwise or stem):
+        return jnp.matmul(_columns(x, kh, kw, stride, dilation), w.reshape(kh * kw * c, o), precision=high)
+    if groups == 1 and not _gpu() and c == 3 and o > 16:
+        x, w = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, 1))), jnp.pad(w, ((0, 0), (0, 0), (0, 1), (0, 0)))
+    return lax.conv_general_dilated(
+        x, w, stride, "VALID", rhs_dilation=dilation, dimension_numbers=DIMENSIONS, feature_group_count=groups, precision=high
+    )
+
+
+def _gpu() -> bool:
+    return jax.default_backend() in ("gpu", "cuda", "rocm")
+
+
+def _fast(kind: str) -> bool:
+    return _probe(kind, jax.default_backend())
+
+
+@functools.cache
+def _probe(kind: str, platform: str) -> bool:
+    """Does the fast formulation give the exact sums on saturating operands here? Asked once per platform."""
+    rng = np.random.default_rng(0)
+    x = rng.choice(np.array([-128, -127, -1, 0, 127], np.int8), (3, 9, 9, 24))
+    w = rng.choice(np.array([-128, -127, 1, 127], np.int8), (3, 3, 24, 20))
+    x[0], w[..., 0] = -128, -128
+    try:
+        with jax.ensure_compile_time_eval():
+            if kind == "dense":
+                x, w = x.reshape(27, 216), w.reshape(216, 20)
+                got = np.asarray(jax.jit(_dense_fast)(x, w))
+                want = x.astype(np.int64) @ w.astype(np.int64)
+            else:
+                got = np.asarray(jax.jit(_conv_fast, static_argnums=(2, 3))(x, w, (2, 1), (1, 1)))
+                views = np.lib.stride_tricks.sliding_window_view(x.astype(np.int64), (3, 3), (1, 2))[:, ::2]
+                want = np.einsum("nhwcij,ijco->nhwo", views, w.astype(np.int64))
+        if (got == want).all():
+            return True
+        log.warning("%s: the fast int8 %s gives wrong sums; plain int32 arithmetic is used", platform, kind)
+    except Exception as fault:
+        log.warning("%s: the fast int8 %s is not available (%s); plain int32 arithmetic is used", platform, kind, fault)
+    return False

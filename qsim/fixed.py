@@ -1,0 +1,188 @@
+"""Fixed-point arithmetic: real multipliers as (multiplier, shift) on the host, and the roundings that kernels apply to accumulators.
+
+Host functions take and give numpy and compute in float64 or float32 exactly where the C++ does. Device functions are pure JAX on
+int32 (64-bit arithmetic only inside a local `enable_x64` scope, so they work whether x64 is on or off).
+
+Notation: e = shift, L = max(e, 0), R = max(-e, 0). "up" rounds a half toward +infinity, "away" rounds it away from zero.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from .types import code_range
+
+f32 = np.float32
+
+# ---------------------------------------------------------------- host
+
+
+def round_away(x: Any) -> np.ndarray:
+    """Round half away from zero, as C `round`, in the type of x (float32 or float64)."""
+    x = np.asarray(x)
+    whole = np.trunc(x)
+    return np.where(np.abs(x - whole) >= 0.5, whole + np.copysign(np.ones_like(x), x), whole)
+
+
+def quantize_multiplier(real: Any) -> tuple[np.ndarray, np.ndarray]:
+    """real multiplier(s), float64 -> (multiplier int32, shift int32) with real ~ multiplier * 2^(shift - 31).
+
+    multiplier = round_away(mantissa * 2^31) with mantissa in [0.5, 1); 0 and anything below 2^-32 become (0, 0).
+    *Restates*: QuantizeMultiplier of the LiteRT kernels.
+    """
+    real = np.atleast_1d(np.asarray(real, np.float64))
+    mantissa, exponent = np.frexp(real)
+    m = round_away(mantissa * 2.0**31).astype(np.int64)
+    full = np.abs(m) == 1 << 31
+    m, e = np.where(full, m // 2, m), exponent + full
+    gone = (real == 0) | (e < -31)
+    return np.where(gone, 0, m).astype(np.int32), np.where(gone, 0, e).astype(np.int32)
+
+
+def activation_range(name: str, scale: Any, zero_point: int, type_name: str, flavour: str) -> tuple[int, int]:
+    """(low, high) in steps of a fused activation: the ends 0, 6, -1, 1 quantized, cut to the type's range.
+
+    LiteRT kernels: z + round_away(f32(v / s)). XNNPACK: round_half_even(clip(f32(f32(v / s) + z), type range)). They differ
+    where v / s is a half. NONE, TANH and SIGN_BIT are the type's range.
+    """
+    low, high = code_range(type_name)
+    ends = {"RELU": (0.0, None), "RELU6": (0.0, 6.0), "RELU_N1_TO_1": (-1.0, 1.0), "RELU_0_TO_1": (0.0, 1.0)}.get(name, (None, None))
+
+    def code(v: float) -> int:
+        ratio = f32(f32(v) / f32(scale))
+        if flavour == "xnnpack":
+            return int(np.rint(np.clip(f32(ratio + f32(zero_point)), f32(low), f32(high))))
+        return int(zero_point) + int(round_away(ratio))
+
+    return (low if ends[0] is None else max(low, code(ends[0])), high if ends[1] is None else min(high, code(ends[1])))
+
+
+def words(x: Any) -> np.ndarray:
+    """float64 array -> uint32 (..., 2): a 64-bit number as a leaf that may cross a jit border."""
+    return np.ascontiguousarray(np.asarray(x, np.float64))[..., None].view(np.uint32)
+
+
+# ---------------------------------------------------------------- device
+
+
+@functools.cache
+def _mulhi_works(platform: str) -> bool:
+    """Probe once per platform: does `lax.mulhi` compile and give the high word? (Some backends lack it; int64 serves there.)"""
+    a = np.array([-(2**31), -1, 2**31 - 1, -(2**31), 12345], np.int32)
+    b = np.array([2**31 - 1, 2**31 - 1, 2**31 - 1, 1, -987654321], np.int32)
+    try:
+        with jax.ensure_compile_time_eval():
+            got = np.asarray(jax.jit(lax.mulhi)(a, b))
+    except Exception:
+        return False
+    return bool((got == (a.astype(np.int64) * b.astype(np.int64) >> 32)).all())
+
+
+def high_mul(a: jax.Array, b: jax.Array) -> jax.Array:
+    """(a * b + 2^30) >> 31 for int32 arrays: the rounding doubling high multiply, halves up.
+
+    *Domain*: not a = b = -2^31 (the kernels saturate there; multipliers of kernels are never negative).
+    *Restates*: gemmlowp's SaturatingRoundingDoublingHighMul.
+    """
+    a, b = jnp.broadcast_arrays(a, b)
+    if not _mulhi_works(jax.default_backend()):
+        with jax.enable_x64(True):
+            product = lax.convert_element_type(a, np.int64) * lax.convert_element_type(b, np.int64)
+            return lax.convert_element_type((product + np.int64(1 << 30)) >> np.int64(31), np.int32)
+    low = lax.bitcast_convert_type(a * b, np.uint32)
+    nudged = low + np.uint32(1 << 30)
+    high = lax.mulhi(a, b) + (nudged < low).astype(np.int32)
+    return (high << np.int32(1)) | lax.bitcast_convert_type(nudged >> np.uint32(31), np.int32)
+
+
+def _high_mul_small(a: jax.Array, m: jax.Array) -> jax.Array:
+    """high_mul for |a| < 2^30: one doubling instead of the carry."""
+    if not _mulhi_works(jax.default_backend()):
+        return high_mul(a, m)
+    a, m = jnp.broadcast_arrays(a * np.int32(2), m)
+    low = lax.bitcast_convert_type(a * m, np.uint32)
+    return lax.mulhi(a, m) + lax.bitcast_convert_type(low >> np.uint32(31), np.int32)
+
+
+def shift_away(x: jax.Array, right: jax.Array) -> jax.Array:
+    """x / 2^right rounded half away from zero; right in 0..31. *Restates*: gemmlowp's RoundingDivideByPOT."""
+    mask = (np.int32(1) << right) - np.int32(1)
+    threshold = (mask >> np.int32(1)) + (x < 0).astype(np.int32)
+    return (x >> right) + ((x & mask) > threshold).astype(np.int32)
+
+
+def shift_up(x: jax.Array, right: jax.Array) -> jax.Array:
+    """(x + 2^(right-1)) >> right, halves up; right in 0..31; right = 0 gives x. Without overflow for every int32 x."""
+    half = (x >> jnp.maximum(right - np.int32(1), np.int32(0))) & np.int32(1)
+    return (x >> right) + jnp.where(right > 0, half, np.int32(0))
+
+
+def requantize(acc: Any, multiplier: Any, shift: Any, *, small: bool = False, left: bool = True, rounding: str = "away") -> jax.Array:
+    """acc * multiplier * 2^(shift - 31), rounded twice: the high multiply halves up, then the right shift as `rounding` says.
+
+    acc: int32. multiplier, shift: int32, broadcast against acc. `left=False`: no shift is positive. `small=True`: the caller
+    proved |acc * 2^L| < 2^30 (a cheaper form, the same integers). The left shift wraps in int32.
+    *Restates*: MultiplyByQuantizedMultiplier of the LiteRT kernels ("away"), and ruy's x86 kernels ("up").
+    """
+    multiplier, shift = jnp.asarray(multiplier, np.int32), jnp.asarray(shift, np.int32)
+    zero = np.int32(0)
+    if left:
+        acc = acc << jnp.broadcast_to(jnp.maximum(shift, zero), jnp.shape(acc))
+    right = jnp.maximum(-shift, zero)
+    multiplier, right = _to_rank(multiplier, acc), _to_rank(right, acc)
+    high = _high_mul_small(acc, multiplier) if small else high_mul(acc, multiplier)
+    if rounding == "up":
+        return shift_up(high, right)
+    if not small:
+        return shift_away(high, right)
+    half = (np.int32(1) << right) >> np.int32(1)
+    return (high + half - ((high < 0) & (right > 0)).astype(np.int32)) >> right
+
+
+def _to_rank(x: jax.Array, like: jax.Array) -> jax.Array:
+    """Leading axes of size 1 until x has the rank of `like` (rank promotion is an error in strict mode)."""
+    return jnp.reshape(x, (1,) * (jnp.ndim(like) - jnp.ndim(x)) + jnp.shape(x)) if jnp.ndim(x) < jnp.ndim(like) else x
+
+
+def store(value: jax.Array, zero_point: Any, low: Any, high: Any, dtype: Any) -> jax.Array:
+    """clip(value + zero_point, low, high) as the stored type: the last step of every kernel. The addition wraps in int32."""
+    return jnp.minimum(jnp.maximum(value + zero_point, low), high).astype(dtype)
+
+
+def scale_round(acc: Any, scale: Any, zero_point: Any, low: Any, high: Any, dtype: Any) -> jax.Array:
+    """round_half_even(clip(f32(f32(acc) * scale), low - z, high - z)) + z as the stored type.
+
+    acc: int32. scale: float32, broadcast on the last axis. *Restates*: XNNPACK's float requantization; the clamp precedes the rounding.
+    """
+    scale = _to_rank(jnp.asarray(scale, np.float32), acc)
+    real = acc.astype(np.float32) * scale
+    low, high, zero_point = (jnp.asarray(v, np.int32) for v in (low, high, zero_point))
+    floor, ceiling = (low - zero_point).astype(np.float32), (high - zero_point).astype(np.float32)
+    return (jnp.round(jnp.minimum(jnp.maximum(real, floor), ceiling)).astype(np.int32) + zero_point).astype(dtype)
+
+
+def double_round(acc: jax.Array, real_words: Any) -> jax.Array:
+    """int32(round_away(f64(acc) * real)), with -2^31 where that leaves int32 (the x86 conversion).
+
+    acc: int32. real_words: `words` of the float64 multiplier(s), (2,) or (C, 2). *Restates*: FULLY_CONNECTED of the reference kernels.
+    """
+    with jax.enable_x64(True):
+        real = lax.bitcast_convert_type(jnp.asarray(real_words, np.uint32), np.float64)
+        product = lax.convert_element_type(acc, np.float64) * _to_rank(real, acc)
+        whole = jnp.trunc(product)
+        whole = whole + jnp.where(jnp.abs(product - whole) >= np.float64(0.5), jnp.sign(product), np.float64(0))
+        fits = (whole >= np.float64(-(2.0**31))) & (whole < np.float64(2.0**31))
+        safe = jnp.where(fits, whole, np.float64(-(2.0**31)))
+        return lax.convert_element_type(safe, np.int32)
+
+
+def lookup(table: jax.Array, codes: jax.Array) -> jax.Array:
+    """table[code - low] for 8-bit codes: a 256-entry table built on the host, one gather."""
+    low = -128 if codes.dtype == np.int8 else 0
+    return jnp.take(jnp.asarray(table), codes.astype(np.int32) - np.int32(low), mode="clip")
