@@ -10,6 +10,14 @@ from pathlib import Path
 from .errors import WriteFailed
 
 
+def can_write_beside(target: Path) -> None:
+    """Tries it: a nameless file in the target's directory. *Raises*: WriteFailed."""
+    try:
+        tempfile.TemporaryFile(dir=target.parent).close()
+    except OSError as e:
+        raise WriteFailed(f"the directory cannot be written: {e.strerror or e}", where=str(target)) from e
+
+
 def replace_file(target: Path, data: bytes) -> None:
     """Puts `data` at `target`. Whatever fails, the old file is intact and nothing is left beside it. *Raises*: WriteFailed."""
     try:

@@ -263,8 +263,8 @@ def inferred_activation(graph: Graph, node: Node) -> str | None:
     """
     if node.op not in _ACTIVATED or node.options.get("fused_activation_function") != "NONE" or len(node.outputs) != 1:
         return None
-    out, first = graph.tensors[node.outputs[0]], graph.tensors[node.inputs[0]] if node.inputs[0] >= 0 else None
-    if out.qparams is None or out.type not in ("int8", "uint8") or first is None or first.qparams is None or out.qparams.per_channel:
+    out, first = graph.tensors[node.outputs[0]], graph.tensors[node.inputs[0]]
+    if out.qparams is None or out.type not in ("int8", "uint8") or first.qparams is None or out.qparams.per_channel:
         return None
     if int(out.qparams.zero_point[0]) != TYPES[out.type].low:
         return None
