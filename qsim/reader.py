@@ -245,10 +245,9 @@ def _stored(model: Model, tensor: Tensor) -> np.ndarray:
     return stored_bytes(model.source.root["buffers"][tensor.buffer])
 
 
-# Ops whose fused activation acts on the output itself (in recurrent ops it acts on the cell).
-_ACTIVATED = frozenset(
-    "ADD SUB MUL DIV CONV_2D DEPTHWISE_CONV_2D CONV_3D TRANSPOSE_CONV FULLY_CONNECTED AVERAGE_POOL_2D MAX_POOL_2D CONCATENATION".split()
-)
+# Ops whose fused activation acts on the output itself (in recurrent ops it acts on the cell) and whose range is their own: pools and
+# CONCATENATION hand on the range of their inputs, whose producer has the activation already.
+_ACTIVATED = frozenset("ADD SUB MUL DIV CONV_2D DEPTHWISE_CONV_2D CONV_3D TRANSPOSE_CONV FULLY_CONNECTED".split())
 
 
 def _infer_activations(graph: Graph) -> Graph:
