@@ -37,7 +37,7 @@ def replace_file(target: Path, data: bytes) -> None:
 
 
 def _fill(handle: int, data: bytes, target: Path) -> None:
-    with os.fdopen(handle, "wb") as file:
+    with open(handle, "wb") as file:  # closes the handle also where it cannot be opened as a file
         file.write(data)
         file.flush()
         # mkstemp makes files private; a model gets the mode of the file it replaces, else the usual one.
