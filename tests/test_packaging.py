@@ -85,7 +85,11 @@ def test_imports_point_one_way(package, banned):
 
 def test_the_records_do_not_import_jax():
     for name in ("types", "errors", "graph", "op", "scheme", "reader", "writer", "check", "flat"):
-        top = [n for n in ast.parse((ROOT / "qsim" / f"{name}.py").read_text(encoding="utf-8")).body if isinstance(n, ast.Import | ast.ImportFrom)]
+        top = [
+            n
+            for n in ast.parse((ROOT / "qsim" / f"{name}.py").read_text(encoding="utf-8")).body
+            if isinstance(n, ast.Import | ast.ImportFrom)
+        ]
         assert not {a.name.partition(".")[0] for n in top for a in n.names} & {"jax"}, name
 
 
