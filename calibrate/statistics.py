@@ -40,7 +40,7 @@ def float_of(key: Any) -> np.ndarray:
 
 def key_of(x: Any) -> np.ndarray:
     """Float bits as int32 that order as the values do; the inverse of `float_of`."""
-    bits = np.ascontiguousarray(x, np.float32).view(np.int32)
+    bits = np.asarray(x, np.float32, order="C").view(np.int32)
     return bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))
 
 
