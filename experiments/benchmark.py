@@ -138,10 +138,8 @@ def main() -> None:
             target = None if args.wall else TARGETS[name].get(net)
             found[f"{net}: {name}"] = {**row, "target": target}
             low, high = row["quartiles"]
-            print(
-                f"{net:14}{name:42}{row['ms']:9.3f}{row['other_ms']:10.3f}{row['ratio']:8.2f}  {low:5.2f}-{high:5.2f}   {target or ""}", flush=True)
-                flush=True,
-            )
+            times = f"{row['ms']:9.3f}{row['other_ms']:10.3f}{row['ratio']:8.2f}"
+            print(f"{net:14}{name:42}{times}  {low:5.2f}-{high:5.2f}   {target or ''}", flush=True)
     if args.out:
         pathlib.Path(args.out).write_text(json.dumps(found, indent=1) + "\n")
 

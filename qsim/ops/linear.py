@@ -11,7 +11,8 @@ from .. import dot, fixed
 from ..errors import Unsupported
 from ..graph import Options
 from ..op import Case, Kernel, Op, Plan, Rule, Site
-from .common import activate, pad_window, window
+from .common import activate
+from .windows import pad_window, window
 
 f32 = np.float32
 
@@ -131,10 +132,13 @@ NOTES = {
 
 
 def rule_of(site: Site, flavour: str) -> str:
-    """The rounding of this site: XNNPACK leaves TANH and SIGN_BIT activations and asymmetric weights to the builtin kernel."""
-    w = site.inputs[1]
+    """The rounding of this site: XNNPACK leaves TANH and SIGN_BIT activations and asymmetric weights to the builtin kernel,
+    which leaves grouped convolutions to the reference kernel."""
+    x, w = site.inputs[0], site.inputs[1]
     refused = site.options.fused_activation_function in ("TANH", "SIGN_BIT") or bool(np.any(w.qparams.zero_point))  # type: ignore[union-attr]
-    return RULES[site.node.op]["builtin" if flavour == "xnnpack" and refused else flavour]
+    kernel = "builtin" if flavour == "xnnpack" and refused else flavour
+    grouped = site.node.op == "CONV_2D" and x.shape[3] != w.shape[3]  # type: ignore[union-attr]
+    return RULES[site.node.op]["reference" if kernel == "builtin" and grouped else kernel]
 
 
 def _windows(options: Options, x: Any, kh: int, kw: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
@@ -270,7 +274,7 @@ CONV_CASES = (
     _conv_case((1, 9, 5, 2), (3, 2, 3, 2), "VALID", stride=2, stride_w=1, act="RELU6"),
     _conv_case((1, 5, 5, 24), (8, 1, 1, 24), "VALID"),
     _conv_case((1, 9, 9, 5), (4, 3, 3, 5), dilation=2, act="RELU_N1_TO_1"),
-    _conv_case((2, 6, 6, 8), (6, 3, 3, 2), stride=2),
+    _conv_case((2, 6, 6, 8), (12, 3, 3, 2), stride=2),
 )
 DEPTHWISE_CASES = (
     _conv_case((1, 7, 6, 5), (1, 3, 3, 5), depth_multiplier=1),

@@ -1,0 +1,90 @@
+"""The commands and what becomes of errors.
+
+Exit codes: 0 ok, 1 finding, 2 usage or recipe, 3 bad model, 4 unsupported, 5 bad data or range, 6 write failed, 7 LiteRT failed or
+missing, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from cyclopts import App, CycloptsError
+
+from qsim.errors import QsimError
+
+from .screen import emit, say
+
+VERBS = {
+    "inspect": "What a model is: scheme, ops, tensors with their ranges. Needs neither jax nor LiteRT.",
+    "run": "Run a model on the arrays of an .npz: float, fake-quantized, or with the integers the device computes.",
+    "calibrate": "Choose ranges for a float model from data, and write them as JSON.",
+    "quantize": "Turn a float model into an int8 one, from data or from ranges.",
+    "eval": "Accuracy of a model on labelled data, and agreement with another model; speed and memory beside.",
+    "explain": "Every integer of every op: multipliers, shifts, zero points, clamps, accumulator bounds.",
+}
+
+
+def version() -> str:
+    """Versions of everything that decides what a number comes out as."""
+    import platform
+    from importlib import metadata
+
+    from qsim import NUMERICS, __version__
+
+    def of(distribution: str) -> str:
+        try:
+            return metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            return "not installed"
+
+    return (
+        f"qsim {__version__}\nnumerics {NUMERICS}\njax {of('jax')}\nLiteRT {of('ai-edge-litert')}\n"
+        f"Python {platform.python_version()} on {platform.machine()}"
+    )
+
+
+def application() -> App:
+    """The command line; verbs are imported when they are called, so that help needs neither numpy nor jax."""
+    app = App(
+        name="qsim",
+        help="Quantization simulator and calibration toolkit for TensorFlow Lite / LiteRT models.",
+        version=version,
+        help_format="plaintext",
+        version_format="plaintext",
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+    )
+    for name, text in VERBS.items():
+        app.command(f"qsim_cli.{name}:command", name=name, help=text)
+    return app
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line (default: this process's) and return its exit code."""
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = application()(tokens, exit_on_error=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except CycloptsError:
+        return 2  # said by cyclopts, with the nearest option
+    except QsimError as error:
+        return report(error, as_json="--json" in tokens)
+    except KeyboardInterrupt:
+        say("interrupted; nothing was written")
+        return 130
+    except BrokenPipeError:  # the reader (`| head`) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def report(error: QsimError, as_json: bool) -> int:
+    """Tell the error in one sentence with its fix; with `--json` also as a document on stdout."""
+    say(f"error: {error}")
+    if as_json:
+        facts: dict[str, Any] = {k: str(v) for k in ("where", "found", "expected", "hint") if (v := getattr(error, k)) not in ("", None)}
+        emit({"error": {"kind": type(error).__name__, "message": error.message, **facts}, "exit_code": error.exit_code})
+    return error.exit_code

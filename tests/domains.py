@@ -1,0 +1,206 @@
+"""What the generated tests draw for each op: scales, zero points, data, and options beyond those of its cases.
+
+A style names what a draw is after: "random" (log-uniform scales, all codes), "ties" (power-of-two scales, so that results fall on
+halves), "saturated" (results beyond both ends of the type), "edge" (scale ratios at the limits where a runtime changes its kernel).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from qsim.types import TYPES, code_range
+
+STYLES = ("random", "ties", "saturated", "edge")
+QUANTIZED = ("int8", "uint8", "int16", "int4")
+Rng = np.random.Generator
+f32 = np.float32
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Scale ratios of an op without weights, as exponents of two: its whole sane span, and the limits worth probing.
+
+    kind: how the inputs and the output are related: "ratio" s_x / s_y each, "product" s_a * s_b / s_y, "tied" all equal,
+    "input" only the input's scale is free. `edges`: ratios just inside and just outside of which a kernel is chosen otherwise.
+    """
+
+    kind: str = "ratio"
+    low: float = -4.0
+    high: float = 4.0
+    edges: tuple[float, ...] = ()
+
+
+DOMAINS: Mapping[str, Domain] = {
+    "ADD": Domain("ratio", -4, 4, (2.0**-10, 2.0**8)),
+    "SUB": Domain("ratio", -4, 4, (2.0**-10, 2.0**8)),
+    "MUL": Domain("product", -11, -1, (2.0**-16, 2.0**-1)),
+    "QUANTIZE": Domain("ratio", -7, 6, (2.0**-8, 2.0**7)),
+    "MEAN": Domain("ratio", -3, 3),
+    "RELU": Domain("ratio", -5, 3),
+    "RELU6": Domain("ratio", -5, 3),
+    "SOFTMAX": Domain("input", -11, 1),
+    "LOGISTIC": Domain("input", -8, 0),
+    "TANH": Domain("input", -8, 0),
+}
+
+# Options that a case leaves free: other values of the same schema field. An op named in `only` gets no others.
+ALTERNATIVES: Mapping[str, tuple] = {
+    "padding": ("SAME", "VALID"),
+    "stride_w": (1, 2, 3),
+    "stride_h": (1, 2, 3),
+    "dilation_w_factor": (1, 2, 3),
+    "dilation_h_factor": (1, 2),
+    "filter_width": (1, 2, 3),
+    "filter_height": (1, 2, 3),
+    "fused_activation_function": ("NONE", "RELU", "RELU6", "RELU_N1_TO_1"),
+    "keep_num_dims": (False, True),
+    "keep_dims": (False, True),
+    "beta": (1.0, 0.5, 2.0),
+}
+FIXED_OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "CONCATENATION": ("fused_activation_function",),  # the kernels take NONE only
+    "FULLY_CONNECTED": ("keep_num_dims",),  # depends on the shapes of the case
+}
+
+
+def other_options(op: str, options: Mapping, rng: Rng) -> dict:
+    """The same option fields with values drawn from ALTERNATIVES."""
+    free = [k for k in options if k in ALTERNATIVES and k not in FIXED_OPTIONS.get(op, ())]
+    return {**options, **{k: ALTERNATIVES[k][rng.integers(len(ALTERNATIVES[k]))] for k in free}}
+
+
+def zero_point(rng: Rng, type_name: str) -> int:
+    """An end of the type, 0, or any code; 0 for types whose kernels demand it."""
+    if type_name not in ("int8", "uint8"):
+        return 0
+    low, high = code_range(type_name)
+    return int(rng.choice([low, high, max(low, 0), rng.integers(low, high + 1), rng.integers(low, high + 1)]))
+
+
+def scale(rng: Rng, style: str, low: float, high: float) -> np.float32:
+    """2^e with e uniform in [low, high]; a whole e for ties."""
+    e = rng.uniform(low, high)
+    return f32(2.0 ** (round(e) if style == "ties" else e))
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """(scale, zero point) of each data input by position, and of each output."""
+
+    inputs: Mapping[int, tuple[np.float32, int]]
+    outputs: tuple[tuple[np.float32, int], ...]
+    extra: Mapping[str, object] = field(default_factory=dict)
+
+
+def parameters(op: str, domain: Domain, style: str, rng: Rng, inputs: Mapping[int, str], outputs: tuple[str, ...]) -> Parameters:
+    """Scales and zero points of an op without weights. inputs: type by position of the quantized data inputs."""
+    s_y = scale(rng, style, -6, 0)
+    find = {"ratio": _ratios, "product": _products, "tied": lambda *_: [s_y] * len(inputs), "input": _ratios}[domain.kind]
+    scales = find(domain, style, rng, s_y if domain.kind != "input" else f32(1), len(inputs))
+    zeros = {p: zero_point(rng, t) for p, t in inputs.items()}
+    if domain.kind == "tied":
+        shared = next(iter(zeros.values()), 0)
+        return Parameters({p: (s_y, shared) for p in inputs}, tuple((s_y, shared) for _ in outputs))
+    return Parameters({p: (s, zeros[p]) for p, s in zip(inputs, scales, strict=True)}, tuple((s_y, zero_point(rng, t)) for t in outputs))
+
+
+def _ratios(domain: Domain, style: str, rng: Rng, s_y: np.float32, count: int) -> list[np.float32]:
+    ratios = [float(scale(rng, style, domain.low, domain.high)) for _ in range(count)]
+    if style == "ties" and count > 1 and rng.integers(2):
+        ratios = [ratios[0]] * count
+    if style == "edge" and domain.edges and ratios:
+        ratios[rng.integers(count)] = _near(rng, domain.edges)
+    return [f32(r * float(s_y)) for r in ratios]
+
+
+def _products(domain: Domain, style: str, rng: Rng, s_y: np.float32, count: int) -> list[np.float32]:
+    product = _near(rng, domain.edges) if style == "edge" and domain.edges else float(scale(rng, style, domain.low, domain.high))
+    first = float(scale(rng, style, -6, 0))
+    return [f32(first), f32(product * float(s_y) / first)][:count]
+
+
+def _near(rng: Rng, edges: tuple[float, ...]) -> float:
+    """A limit itself, one float32 below, or a little to either side."""
+    edge = f32(edges[rng.integers(len(edges))])
+    return float([edge, np.nextafter(edge, f32(0)), np.nextafter(edge, f32(np.inf)), edge * f32(0.99), edge * f32(1.01)][rng.integers(5)])
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A drawn linear op: weights (codes), their scales, bias codes, and the scales of input and output."""
+
+    weights: np.ndarray
+    weight_scale: np.ndarray
+    bias: np.ndarray | None
+    x: tuple[np.float32, int]
+    y: tuple[np.float32, int]
+
+
+def linear(style: str, rng: Rng, shape: tuple[int, ...], axis: int, types: tuple[str, str, str], *, bias: bool, channels: int) -> Linear:
+    """Weights and scales of CONV_2D, DEPTHWISE_CONV_2D or FULLY_CONNECTED. types: of x, weights, y. channels: 1 = per tensor."""
+    weights = _weights(style, rng, shape, axis, types[1])
+    taps = weights.size // shape[axis]
+    s_x = scale(rng, style, -7, 0)
+    spread = 2.0 ** (rng.integers(-2, 3, channels) if style == "ties" else rng.uniform(-2, 2, channels))
+    s_w = (float(scale(rng, style, -9, -3)) * spread).astype(f32)
+    multiplier = _multiplier(style, rng, taps)
+    s_y = f32(2.0 ** round(np.log2(multiplier[0]))) if style == "ties" else f32(multiplier[0])
+    s_y = f32(float(s_x) * float(s_w.max()) / float(s_y))
+    amount = multiplier[1] * float(s_y) / (float(s_x) * float(s_w.min()))
+    codes = np.clip(np.rint(rng.normal(0, amount, shape[axis])), -(2**30), 2**30).astype(np.int32) if bias else None
+    return Linear(weights, s_w, codes, (s_x, zero_point(rng, types[0])), (s_y, zero_point(rng, types[2])))
+
+
+def _weights(style: str, rng: Rng, shape: tuple[int, ...], axis: int, type_name: str) -> np.ndarray:
+    low, high = code_range(type_name)
+    span = 2 if style == "ties" else high
+    w = rng.integers(-span, span + 1, shape).astype(TYPES[type_name].dtype or "int8")
+    if style == "saturated":
+        w = np.where(rng.random(shape) < 0.8, np.where(rng.random(shape) < 0.5, w.dtype.type(low + 1), w.dtype.type(high)), w)
+    if rng.random() < 0.2:  # a dead channel
+        index = [slice(None)] * len(shape)
+        index[axis] = rng.integers(shape[axis])  # type: ignore[call-overload]
+        w[tuple(index)] = 0
+    return w
+
+
+def _multiplier(style: str, rng: Rng, taps: int) -> tuple[float, float]:
+    """(largest s_x * s_w / s_y, spread of the bias in output steps)."""
+    if style == "ties":
+        return 2.0 ** -int(rng.integers(1, 6)), 3.0
+    if style == "saturated":
+        return 2.0 ** rng.uniform(-4, 7.9), 100.0
+    if style == "edge":  # minute multipliers: the accumulator is nearly all bias
+        return 2.0 ** rng.uniform(-30, -14), 60.0
+    return 2.0 ** rng.uniform(1, 6.5) / (73.0 * 73.0 * taps**0.5), 20.0
+
+
+def codes(style: str, rng: Rng, type_name: str, zero: int, shape: tuple[int, ...], samples: int, *, narrow: bool) -> np.ndarray:
+    """Stored codes (samples, *shape): both ends, their mixture, the zero point, and random codes (near the zero point if `narrow`)."""
+    low, high = code_range(type_name) if type_name in QUANTIZED else (-1000, 1000)
+    x = rng.integers(low, high + 1, (samples, *shape))
+    if style == "ties" and narrow:
+        return np.clip(zero + rng.integers(-3, 4, (samples, *shape)), low, high).astype(TYPES[type_name].dtype)
+    if samples > 4:
+        x[0], x[1], x[3] = low, high, zero
+        x[2] = np.where(rng.random(shape) < 0.5, low, high)
+        x[4] = np.clip(np.rint(rng.normal(zero, (high - low) / 20, shape)), low, high)
+    return x.astype(TYPES[type_name].dtype)
+
+
+def reals(style: str, rng: Rng, s: np.float32, zero: int, type_name: str, shape: tuple[int, ...], samples: int) -> np.ndarray:
+    """float32 data for a quantizer of this (scale, zero point): halves of a step and their float neighbours, far outliers, random."""
+    low, high = code_range(type_name)
+    steps = rng.uniform(low - zero - 20, high - zero + 20, (samples, *shape))
+    if style in ("ties", "edge"):
+        steps = np.floor(steps) + 0.5
+    x = (steps * float(s)).astype(f32)
+    toward = rng.choice(np.array([-np.inf, np.inf, 0], f32), x.shape)
+    x = np.where(rng.random(x.shape) < 0.4, np.nextafter(x, toward), x)
+    return np.where(rng.random(x.shape) < 0.05, x * f32(1000), x) if style == "saturated" else x
+
+
+Find = Callable[..., Parameters]

@@ -1,0 +1,284 @@
+"""Single-op models made from the op records: every kernel row x flavour x case x drawn options, many quantization draws of each.
+
+All draws of one row have the same shapes and options, so they share a compiled function.
+"""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import domains
+import jax
+import numpy as np
+
+from qsim.graph import Graph, Model, Node, Options, QParams, Tensor
+from qsim.op import Case, Kernel, Op
+from qsim.types import TYPES, code_range
+
+SAMPLES = 6
+ANY = ("int8", "int16", "int32")
+CONVERTERS = ("QUANTIZE", "CAST")  # every pair of types, not only equal ones
+Types = tuple[tuple[str, ...], tuple[str, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One compiled shape: an op at concrete types in one flavour, one case, one choice of options (`variant` 0: the case's own)."""
+
+    op: Op
+    types: Types
+    flavour: str
+    case: Case
+    number: int
+    variant: int
+
+    def __str__(self) -> str:
+        kinds = ".".join(t or "none" for t in self.types[0]) + ">" + ".".join(self.types[1])
+        return f"{self.op.name}-{kinds}-{self.flavour}-{self.number}.{self.variant}"
+
+    def rng(self, draw: int) -> np.random.Generator:
+        return np.random.default_rng([zlib.crc32(str(self).encode()), draw])
+
+    @cached_property
+    def options(self) -> Options:
+        if not self.variant:
+            return Options(self.case.options)
+        for attempt in range(100):
+            drawn = Options(domains.other_options(self.op.name, self.case.options, self.rng(-1 - attempt & 0xFFFF)))
+            if all(0 not in s for s in _output_shapes(self, drawn)):
+                return drawn
+        raise ValueError(f"{self}: no drawn options leave a non-empty output")
+
+    @cached_property
+    def output_shapes(self) -> tuple[tuple[int, ...], ...]:
+        return _output_shapes(self, self.options)
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One draw: a model of one op and the data to run it on, one array (SAMPLES, *shape) per model input."""
+
+    row: Row
+    draw: int
+    style: str
+    model: Model
+    inputs: tuple[np.ndarray, ...]
+
+    def __str__(self) -> str:
+        return f"{self.row} draw {self.draw} ({self.style})"
+
+
+def rows(registry: Mapping[str, Op], variants: int = 2) -> Iterator[Row]:
+    """Every row of the registry's kernels that its cases can reach."""
+    for op in registry.values():
+        seen = set()
+        for kernel, (number, case) in itertools.product(op.kernels, enumerate(op.cases)):
+            for types, flavour in itertools.product(_types(op, kernel, case), kernel.flavours):
+                if not kernel.serves(types, flavour) or (types, flavour, number) in seen:
+                    continue
+                seen.add((types, flavour, number))
+                yield from _variants(Row(op, types, flavour, case, number, 0), variants)
+
+
+def _variants(row: Row, variants: int) -> Iterator[Row]:
+    yield row
+    if any(k in domains.ALTERNATIVES for k in row.case.options):
+        found = {row.options}
+        for v in range(1, variants):
+            other = replace(row, variant=v)
+            if other.options not in found:
+                found.add(other.options)
+                yield other
+
+
+def _types(op: Op, kernel: Kernel, case: Case) -> Iterator[Types]:
+    """Concrete types of a kernel's patterns for a case: operands follow the first data input where their pattern lets them."""
+    patterns = [_pattern(kernel.inputs, p) for p in range(len(case.inputs))]
+    lead = next((p for p in range(len(patterns)) if p not in case.values and case.inputs[p] is not None), 0)
+    first = (case.types[lead],) if lead in case.types else _choices(patterns[lead])
+    for t in first:
+        ins = tuple(_follow(p, patterns[p], t, case) for p in range(len(patterns)))
+        outs = [_pattern(kernel.outputs, k) for k in range(case.outputs)]
+        wide = [_choices(o) if op.name in CONVERTERS else (_one(o, t),) for o in outs]
+        yield from ((ins, tuple(o)) for o in itertools.product(*wide))
+
+
+def _pattern(patterns: tuple[str, ...], position: int) -> str:
+    if position < len(patterns) and not patterns[position].endswith("*"):
+        return patterns[position]
+    return patterns[-1].rstrip("*") if patterns and patterns[-1].endswith("*") else ""
+
+
+def _choices(pattern: str) -> tuple[str, ...]:
+    pattern = pattern.rstrip("?")
+    return ANY if pattern == "any" else tuple(pattern.split("|"))
+
+
+def _one(pattern: str, like: str) -> str:
+    return like if like in _choices(pattern) or pattern.rstrip("?") == "any" else _choices(pattern)[0]
+
+
+def _follow(position: int, pattern: str, like: str, case: Case) -> str:
+    if case.inputs[position] is None and position not in case.values:
+        return ""
+    if position in case.types:
+        return case.types[position]
+    if position in case.values:
+        return "int32" if pattern.rstrip("?") == "any" else _one(pattern, "int32")
+    return _one(pattern, like)
+
+
+def _output_shapes(row: Row, options: Options) -> tuple[tuple[int, ...], ...]:
+    """Shapes of the outputs, from the op's real function."""
+    case, slots = row.case, []
+    for p, shape in enumerate(case.inputs):
+        if p in case.values:
+            slots.append(_value(row, p))
+        elif shape is None:
+            slots.append(None)
+        else:
+            kind = row.types[0][p]
+            dtype = np.float32 if kind in domains.QUANTIZED or p == row.op.rule.bias else TYPES[kind].dtype
+            slots.append(jax.ShapeDtypeStruct(shape, dtype))
+    holes = [p for p, s in enumerate(slots) if isinstance(s, jax.ShapeDtypeStruct)]
+
+    def real(*arrays: Any) -> Any:
+        filled = dict(zip(holes, arrays, strict=True))
+        return row.op.real(options, *(filled.get(p, s) for p, s in enumerate(slots)))
+
+    found = jax.eval_shape(real, *(slots[p] for p in holes))
+    return tuple(tuple(o.shape) for o in (found if isinstance(found, (tuple, list)) else (found,)))
+
+
+def _value(row: Row, position: int) -> np.ndarray:
+    return np.asarray(row.case.values[position], TYPES[row.types[0][position]].dtype)
+
+
+def trial(row: Row, draw: int) -> Trial:
+    """Draw number `draw` of a row, the same every time."""
+    rng, style = row.rng(draw), domains.STYLES[draw % len(domains.STYLES)]
+    drawn = _linear(row, style, rng) if row.op.rule.weights is not None else _plain(row, style, rng)
+    count = len(row.types[0])
+    outputs = tuple(
+        Tensor(count + k, f"y{k}", shape, kind, q)
+        for k, (shape, kind, q) in enumerate(zip(row.output_shapes, row.types[1], drawn.outputs, strict=True))
+    )
+    node = Node(
+        0,
+        row.op.name,
+        tuple(-1 if t is None else p for p, t in enumerate(drawn.inputs)),
+        tuple(t.index for t in outputs),
+        row.options,
+        row.op.rule.versions.get(_lead_type(row), 1),
+    )
+    tensors, renumber = _dense([*drawn.inputs, *outputs])
+    node = node.but(inputs=tuple(renumber.get(i, -1) for i in node.inputs), outputs=tuple(renumber[i] for i in node.outputs))
+    live = tuple(t.index for t in tensors if t.data is None and t.index not in node.outputs)
+    graph = Graph(tensors, (node,), live, node.outputs)
+    return Trial(row, draw, style, Model((graph,)), tuple(drawn.data[tensors[i].name] for i in live))
+
+
+def _dense(slots: list[Tensor | None]) -> tuple[tuple[Tensor, ...], dict[int, int]]:
+    kept = [t for t in slots if t is not None]
+    return tuple(t.but(index=i) for i, t in enumerate(kept)), {t.index: i for i, t in enumerate(kept)}
+
+
+def _lead_type(row: Row) -> str:
+    positions = row.op.rule.data if row.op.rule.data != "all" else (0,)
+    return row.types[0][positions[0]] if positions else row.types[0][0]  # type: ignore[index]
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    inputs: list[Tensor | None]
+    outputs: tuple[QParams | None, ...]
+    data: Mapping[str, np.ndarray]
+
+
+def _qparams(scale: Any, zero: Any, kind: str, axis: int = 0) -> QParams:
+    low, high = code_range(kind)
+    return QParams(np.atleast_1d(np.asarray(scale, np.float32)), np.atleast_1d(np.asarray(zero, np.int64)), low, high, axis)
+
+
+def _plain(row: Row, style: str, rng: np.random.Generator) -> _Drawn:
+    """An op without weights."""
+    op, case, (ins, outs) = row.op, row.case, row.types
+    carrying = [p for p in range(len(ins)) if p not in case.values and ins[p] in domains.QUANTIZED]
+    domain = domains.DOMAINS.get(op.name, domains.Domain("tied") if op.rule.tied else domains.Domain())
+    quantized_outs = tuple(t for t in outs if t in domains.QUANTIZED)
+    drawn = domains.parameters(op.name, domain, style, rng, {p: ins[p] for p in carrying}, quantized_outs)
+    fixed = [op.rule.fixed.get(t) for t in outs]
+    pairs = iter(drawn.outputs)
+    out_q = tuple(None if t not in domains.QUANTIZED else _qparams(*(f or next(pairs)), t) for t, f in zip(outs, fixed, strict=True))
+    slots, data = [], {}
+    for p in range(len(ins)):
+        tensor, values = _operand(row, p, style, rng, drawn, out_q)
+        slots.append(tensor)
+        if values is not None:
+            data[f"x{p}"] = values
+    return _Drawn(slots, out_q, data)
+
+
+def _operand(row: Row, p: int, style: str, rng: np.random.Generator, drawn: domains.Parameters, out_q: tuple) -> tuple:
+    """(tensor, its data or None where constant or absent)."""
+    case, kind, shape = row.case, row.types[0][p], row.case.inputs[p]
+    if p in case.values:
+        value = _value(row, p)
+        return Tensor(p, f"x{p}", value.shape, kind, None, value), None
+    if shape is None:
+        return None, None
+    q = _qparams(*drawn.inputs[p], kind) if p in drawn.inputs else None
+    values = _values(kind, shape, style, rng, q, out_q)
+    if p in case.constant:
+        return Tensor(p, f"x{p}", shape, kind, q, values[-1]), None
+    return Tensor(p, f"x{p}", shape, kind, q), values
+
+
+def _values(kind: str, shape: tuple[int, ...], style: str, rng: np.random.Generator, q: QParams | None, out_q: tuple) -> np.ndarray:
+    if kind == "float32":
+        like = next((o for o in out_q if o is not None), None)
+        s, z, t = (np.float32(1), 0, "int8") if like is None else (like.scale[0], int(like.zero_point[0]), _type_of(like))
+        return domains.reals(style, rng, s, z, t, shape, SAMPLES)
+    if kind == "bool":
+        return rng.random((SAMPLES, *shape)) < 0.5
+    return domains.codes(style, rng, kind, int(q.zero_point[0]) if q else 0, shape, SAMPLES, narrow=False)
+
+
+def _type_of(q: QParams) -> str:
+    return next(t for t in ("int8", "uint8", "int16") if code_range(t) == (q.low, q.high))
+
+
+def _linear(row: Row, style: str, rng: np.random.Generator) -> _Drawn:
+    """CONV_2D and its kin: constant weights and bias."""
+    rule, case, (ins, outs) = row.op.rule, row.case, row.types
+    x, w, b, axis = rule.data[0], rule.weights, rule.bias, rule.weight_axis
+    shape = case.inputs[w]  # type: ignore[index]
+    with_bias = b is not None and b < len(ins) and case.inputs[b] is not None
+    per_channel = rng.random() < 0.6
+    kinds = (ins[x], ins[w], outs[0])  # type: ignore[index]
+    drawn = domains.linear(style, rng, shape, axis, kinds, bias=with_bias, channels=shape[axis] if per_channel else 1)  # type: ignore
+    slots: list[Tensor | None] = [None] * len(ins)
+    x_q = _qparams(*drawn.x, ins[x])
+    slots[x] = Tensor(x, f"x{x}", case.inputs[x], ins[x], x_q)  # type: ignore
+    zeros = np.zeros(drawn.weight_scale.size, np.int64)
+    slots[w] = Tensor(w, "w", shape, ins[w], _qparams(drawn.weight_scale, zeros, ins[w], axis), drawn.weights)  # type: ignore
+    if with_bias:
+        bias = drawn.bias.astype(TYPES[ins[b]].dtype)  # type: ignore
+        s_b = (np.float64(drawn.x[0]) * drawn.weight_scale.astype(np.float64)).astype(np.float32)
+        slots[b] = Tensor(b, "b", bias.shape, ins[b], _qparams(s_b, zeros, "int32"), bias)  # type: ignore
+    values = domains.codes(style, rng, ins[x], drawn.x[1], case.inputs[x], SAMPLES, narrow=True)  # type: ignore
+    return _Drawn(slots, (_qparams(*drawn.y, outs[0]),), {f"x{x}": values})
+
+
+def describe(trial: Trial) -> str:
+    """Options, and each tensor's parameters, for a failure's text."""
+    lines = [str(trial.row.options)]
+    for t in trial.model.graph.tensors:
+        q = t.qparams
+        lines.append(f"  {t.name} {t.type}{list(t.shape)}" + (f" scale {q.scale[:4]} zero point {q.zero_point[:4]}" if q else ""))
+    return "\n".join(lines)
