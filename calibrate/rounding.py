@@ -85,7 +85,9 @@ def _integrals(error: np.ndarray, steps: np.ndarray, log: np.ndarray, p: float) 
     return np.diff(part + steps * (2.0 * 0.5 ** (p + 1)), axis=1) / (p + 1)
 
 
-def search(d: Distribution, type_name: str = "int8", powers: Sequence[float] = (2.0,), *, symmetric: bool = False) -> list[tuple[float, float]]:
+def search(
+    d: Distribution, type_name: str = "int8", powers: Sequence[float] = (2.0,), *, symmetric: bool = False
+) -> list[tuple[float, float]]:
     """For each power p the (low, high) whose stored (scale, zero point) makes the p-norm error smallest.
 
     Candidates are pairs as `affine` stores them (scale in float32, zero point rounded, zero a code). First the scale of min/max times
@@ -104,8 +106,8 @@ def search(d: Distribution, type_name: str = "int8", powers: Sequence[float] = (
     return [_range(s, z, type_name) for s, z in best]
 
 
-def _spread(part: float, n: int) -> np.ndarray:
-    return np.linspace(1 - part, 1 + part, n)
+def _spread(part: float, n: int) -> tuple[float, ...]:
+    return tuple(np.linspace(1 - part, 1 + part, n))
 
 
 def _moves(most: float, n: int) -> tuple[int, ...]:
@@ -128,7 +130,13 @@ def _best(m: Mesh, pairs: list[Pair], type_name: str, powers: Sequence[float]) -
 
 
 def _refined(
-    m: Mesh, best: list[Pair], type_name: str, powers: Sequence[float], factors: Sequence[float], moves: Sequence[int], keep: Sequence[Pair] = ()
+    m: Mesh,
+    best: list[Pair],
+    type_name: str,
+    powers: Sequence[float],
+    factors: Sequence[float],
+    moves: Sequence[int],
+    keep: Sequence[Pair] = (),
 ) -> list[Pair]:
     """The best neighbour of each power's best pair (or one of `keep`); powers with the same best share the evaluation."""
     result = list(best)
@@ -147,6 +155,8 @@ def _around(pair: Pair, type_name: str, factors: Sequence[float], moves: Sequenc
 
 
 def _range(scale: np.float32, zero: int, type_name: str) -> tuple[float, float]:
-    """The range that `affine` turns into exactly this pair."""
+    """The range that `affine` turns into exactly this pair (int16 activations are stored symmetric)."""
     qmin, qmax = code_range(type_name)
+    if type_name == "int16":
+        return -float(scale) * qmax, float(scale) * qmax
     return float(scale) * (qmin - zero), float(scale) * (qmax - zero)
