@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import jax
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "experiments"))  # tests run the same code as the experiments, on less data
 CLEAR_EVERY = 80  # tests between two clearings of JAX's caches: compiled functions of past tests only cost memory
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")

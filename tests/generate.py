@@ -214,9 +214,7 @@ def _plain(row: Row, style: str, rng: np.random.Generator) -> _Drawn:
     drawn = domains.parameters(op.name, domain, style, rng, {p: ins[p] for p in carrying}, quantized_outs)
     fixed = [op.rule.fixed.get(t) for t in outs]
     pairs = iter(drawn.outputs)
-    out_q = tuple(
-        None if t not in domains.QUANTIZED else _qparams(*(f or next(pairs)), t) for t, f in zip(outs, fixed, strict=True)
-    )
+    out_q = tuple(None if t not in domains.QUANTIZED else _qparams(*(f or next(pairs)), t) for t, f in zip(outs, fixed, strict=True))
     slots, data = [], {}
     for p in range(len(ins)):
         tensor, values = _operand(row, p, style, rng, drawn, out_q)

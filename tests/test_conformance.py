@@ -55,7 +55,9 @@ def test_integer_kernel_equals_litert(row, request, oracle, record_property):
 
 def same(mine: np.ndarray, theirs: np.ndarray, trial: generate.Trial) -> None:
     """Shapes, types and every bit equal (floats compared as bits); else a failure that shows the draw."""
-    assert (mine.shape, mine.dtype) == (theirs.shape, theirs.dtype), f"{trial}: {mine.shape} {mine.dtype}, LiteRT {theirs.shape} {theirs.dtype}"
+    assert (mine.shape, mine.dtype) == (theirs.shape, theirs.dtype), (
+        f"{trial}: {mine.shape} {mine.dtype}, LiteRT {theirs.shape} {theirs.dtype}"
+    )
     bits = f"u{mine.dtype.itemsize}"
     wrong = np.argwhere(mine.view(bits) != theirs.view(bits)) if mine.dtype != bool else np.argwhere(mine != theirs)
     if len(wrong):

@@ -1,0 +1,106 @@
+"""One estimation problem: the values of one tensor, or of several that must share a range, as weighted intervals on the real line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from math import floor
+
+import numpy as np
+
+from .statistics import HUGE, NEGATIVE_ZERO, SHIFT, ZERO, Sketch, bin_edges
+
+MOST_POINTS = 4096  # distinct exact values up to which a distribution is a table of points
+
+
+@dataclass(frozen=True, eq=False)
+class Distribution:
+    """What a strategy sees of a tensor (or tied group).
+
+    lower, upper: float64 (K,), ascending, real units; disjoint intervals, points where both are equal (zero always is one).
+    weight: float64 (K,), the number of elements in each; pixels sampled from a large tensor stand for the whole of it.
+    min, max: the exact extremes over every element. exact: all intervals are points, known exactly.
+    sequence: (samples, 2) smallest and largest value of each sample in the order seen, where that was kept.
+    """
+
+    lower: np.ndarray
+    upper: np.ndarray
+    weight: np.ndarray
+    min: float
+    max: float
+    exact: bool
+    samples: int
+    sequence: np.ndarray | None = None
+
+    @cached_property
+    def total(self) -> float:
+        """The number of elements."""
+        return float(self.weight.sum())
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        return np.cumsum(self.weight)
+
+    def cut(self, below: Fraction | float = 0, above: Fraction | float = 0) -> tuple[float, float]:
+        """(low, high) after leaving out the floor(below * N) smallest and the floor(above * N) largest of the N elements.
+
+        Formula: with the elements sorted as x[0..N-1], (x[floor(below N)], x[N-1-floor(above N)]). Exact for points; in an interval of
+        n elements the k-th is taken to lie at lower + (k + 1/2) / n * (upper - lower), so the error is below one interval: 2^-7 of
+        the value. The extremes are exact. *Domain*: 0 <= below, above < 1.
+        """
+        n = Fraction(self.total)
+        low, high = floor(Fraction(below) * n), floor(Fraction(above) * n)
+        return (
+            self.min if low == 0 else self._value(float(low)),
+            self.max if high == 0 else self._value(float(max(n - 1 - high, 0))),
+        )
+
+    def _value(self, rank: float) -> float:
+        """The element of 0-based rank in ascending order."""
+        k = min(int(np.searchsorted(self._ends, rank, side="right")), len(self._ends) - 1)
+        before = self._ends[k] - self.weight[k]
+        part = min(max((rank - before + 0.5) / self.weight[k], 0.0), 1.0)
+        return float(self.lower[k] + part * (self.upper[k] - self.lower[k]))
+
+
+def distribution(sketches: Sequence[Sketch], sequences: Sequence[np.ndarray] | None = None) -> Distribution:
+    """The pooled distribution of tensors that share a range: elements of all of them, counted alike.
+
+    *Domain*: at least one sketch that is not empty.
+    """
+    full = [s for s in sketches if not s.empty]
+    low, high = min(s.min for s in full), max(s.max for s in full)
+    tables = [s.table for s in full]
+    exact = all(t is not None and len(t[0]) <= MOST_POINTS for t in tables)
+    lower, upper, weight = _points(tables) if exact else _intervals(full, low, high)  # type: ignore[arg-type]
+    return Distribution(lower, upper, weight, low, high, exact, max(s.samples for s in full), _pooled_sequence(sequences))
+
+
+def _points(tables: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    values, where = np.unique(np.concatenate([t[0] for t in tables]), return_inverse=True)
+    weight = np.bincount(where, weights=np.concatenate([t[1] for t in tables]), minlength=len(values))
+    return values, values, weight
+
+
+def _intervals(sketches: Sequence[Sketch], low: float, high: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Occupied bins of all sketches together, both zeros as one point at 0, cut off at the exact extremes."""
+    bins, where = np.unique(np.concatenate([s.bins for s in sketches]), return_inverse=True)
+    weight = np.bincount(where, weights=np.concatenate([s.counts * (s.size / s.sampled) for s in sketches]), minlength=len(bins))
+    bins = np.where(bins == NEGATIVE_ZERO, np.uint16(ZERO), bins)
+    bins, where = np.unique(bins, return_inverse=True)
+    weight = np.bincount(where, weights=weight)
+    first, last = ZERO - (HUGE >> SHIFT), ZERO + (HUGE >> SHIFT)
+    good = (bins >= first) & (bins < last)
+    bins, weight = bins[good], weight[good]
+    lower, upper = bin_edges(bins)
+    lower, upper = np.clip(lower, low, high), np.clip(upper, low, high)
+    lower[bins == ZERO] = upper[bins == ZERO] = 0.0
+    return lower, upper, weight
+
+
+def _pooled_sequence(sequences: Sequence[np.ndarray] | None) -> np.ndarray | None:
+    if not sequences:
+        return None
+    return np.stack([np.min([s[:, 0] for s in sequences], axis=0), np.max([s[:, 1] for s in sequences], axis=0)], axis=1)

@@ -1,0 +1,128 @@
+"""The real models under $QSIM_MODELS and real inputs for them, in the type that each model's input tensor stores."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from qsim.graph import Model, Tensor
+from qsim.reader import load
+from qsim.types import TYPES, code_range
+
+EXACT = (
+    "mlperf_resnet8_int8",
+    "mlperf_kws_int8",
+    "mlperf_vww96_int8",
+    "mlperf_ad01_int8",
+    "aeq_conv_fc_mnist_int8",
+    "conv_resnet8_int8_pertensor",
+)
+
+
+def root() -> Path:
+    named = os.environ.get("QSIM_MODELS")
+    if not named:
+        raise SystemExit("QSIM_MODELS is not set: it names the folder that holds nets/ and data/")
+    return Path(named)
+
+
+def net(name: str) -> Model:
+    return load(root() / "nets" / f"{name}.tflite")
+
+
+def _array(name: str, key: str = "x") -> np.ndarray:
+    with np.load(root() / "data" / f"{name}.npz") as d:
+        return d[key]
+
+
+def _cifar() -> np.ndarray:
+    return _array("cifar10_ic01_lossless200").astype(np.float32)
+
+
+def _kws() -> np.ndarray:
+    with np.load(root() / "data" / "kws01_test500.npz") as d:
+        return (d["x_int8"].astype(np.float32) - d["zero_point"]) * d["scale"]
+
+
+def _vww() -> np.ndarray:
+    return _array("vww01_test300").astype(np.float32) / np.float32(255)
+
+
+def _ad01() -> np.ndarray:
+    """Windows of 5 consecutive frames, two of each recording."""
+    files = _array("ad01_test124x70")
+    return np.concatenate([files[:, t : t + 5].reshape(len(files), -1) for t in (0, 40)])
+
+
+def _mnist() -> np.ndarray:
+    images = _array("mnist5k")[_array("mnist5k", "test")]
+    return images[..., None].astype(np.float32) / np.float32(255)
+
+
+def _imagenet(size: int) -> Callable[[], np.ndarray]:
+    def read() -> np.ndarray:
+        import io
+        import zipfile
+
+        from PIL import Image
+
+        with zipfile.ZipFile(root() / "data" / "imagenet_sample_calib100_224.zip") as z:
+            names = sorted(n for n in z.namelist() if n.lower().endswith((".jpg", ".jpeg", ".png")))
+            images = [Image.open(io.BytesIO(z.read(n))).convert("RGB").resize((size, size), Image.Resampling.BILINEAR) for n in names]
+        return np.stack([np.asarray(i, np.float32) for i in images]) / np.float32(127.5) - np.float32(1)
+
+    return read
+
+
+SOURCES: dict[str, Callable[[], np.ndarray]] = {
+    "resnet8": _cifar,
+    "kws": _kws,
+    "vww96": _vww,
+    "ad01": _ad01,
+    "mnist": _mnist,
+    "_224": _imagenet(224),
+    "deeplabv3_257": _imagenet(257),
+}
+
+
+def real(name: str, count: int) -> np.ndarray:
+    """`count` real samples of a net's own task as reals, (count, *shape[1:]) float32, evenly spread over its labelled set."""
+    source = next(read for key, read in SOURCES.items() if key in name)
+    x = source()
+    return x[np.linspace(0, len(x) - 1, min(count, len(x))).astype(int)]
+
+
+def stored(x: np.ndarray, t: Tensor) -> np.ndarray:
+    """Reals as what the input tensor stores: float32 as it is, codes by its own scale and zero point."""
+    if t.qparams is None:
+        return x.astype(np.float32)
+    low, high = code_range(t.type)
+    codes = np.rint(x / float(t.qparams.scale[0])) + int(t.qparams.zero_point[0])
+    return np.clip(codes, low, high).astype(TYPES[t.type].dtype)
+
+
+def saturating(shape: tuple[int, ...], count: int, type_name: str, seed: int = 1) -> np.ndarray:
+    """Only the ends of the type: all low, all high, then random mixtures of the two."""
+    low, high = code_range(type_name)
+    chance = np.random.default_rng(seed).random((count, *shape)) < 0.5
+    chance[:1], chance[1:2] = False, True
+    return np.where(chance, high, low).astype(TYPES[type_name].dtype)
+
+
+def uniform(shape: tuple[int, ...], count: int, type_name: str, seed: int = 2) -> np.ndarray:
+    low, high = code_range(type_name)
+    return np.random.default_rng(seed).integers(low, high + 1, (count, *shape)).astype(TYPES[type_name].dtype)
+
+
+def samples(name: str, model: Model, counts: tuple[int, int, int]) -> dict[str, np.ndarray]:
+    """{"real", "saturating", "uniform"}: (N, *shape) codes for the one input of a quantized net."""
+    t = model.graph.tensors[model.graph.inputs[0]]
+    first = stored(real(name, counts[0]), t)
+    return {
+        "real": first.reshape(len(first), *t.shape),
+        "saturating": saturating(t.shape, counts[1], t.type),
+        "uniform": uniform(t.shape, counts[2], t.type),
+    }

@@ -1,0 +1,207 @@
+"""Faults: what no runtime gives a meaning. STRUCTURE first; MEANING may rely on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+import numpy as np
+
+from ..graph import Graph, Model, Node, Tensor
+from ..types import TYPES
+
+
+def place(model: Model, graph: int, node: Node) -> str:
+    """ "op 12 CONV_2D ('model/conv')", with the subgraph in front where it is not the primary one."""
+    tensors = model.graphs[graph].tensors
+    name = tensors[node.outputs[0]].name if node.outputs and 0 <= node.outputs[0] < len(tensors) else ""
+    return f"{_prefix(graph)}op {node.index} {node.op} ({name!r})"
+
+
+def tensor_place(graph: int, tensor: Tensor) -> str:
+    return f"{_prefix(graph)}tensor {tensor.index} ({tensor.name!r})"
+
+
+def _prefix(graph: int) -> str:
+    return f"subgraph {graph} " if graph else ""
+
+
+def nodes_of(model: Model) -> Iterator[tuple[int, Graph, Node, str]]:
+    for g, graph in enumerate(model.graphs):
+        for node in graph.nodes:
+            yield g, graph, node, place(model, g, node)
+
+
+def tensors_of(model: Model) -> Iterator[tuple[Tensor, str]]:
+    for g, graph in enumerate(model.graphs):
+        for tensor in graph.tensors:
+            yield tensor, tensor_place(g, tensor)
+
+
+def numbered_in_order(model: Model) -> Iterator[str]:
+    for g, graph in enumerate(model.graphs):
+        for kind, numbers in (("tensor", [t.index for t in graph.tensors]), ("op", [n.index for n in graph.nodes])):
+            wrong = [i for i, number in enumerate(numbers) if number != i]
+            if wrong:
+                yield f"{_prefix(g)}{kind} at position {wrong[0]} has the index {numbers[wrong[0]]}"
+
+
+def indices_exist(model: Model) -> Iterator[str]:
+    for _, graph, node, where in nodes_of(model):
+        for what, low, indices in (("input", -1, node.inputs), ("output", 0, node.outputs), ("intermediate", -1, node.intermediates)):
+            wrong = [i for i in indices if not low <= i < len(graph.tensors)]
+            if wrong:
+                yield f"{where}: {what} names tensor {wrong[0]}, the graph has {len(graph.tensors)}"
+    for g, graph in enumerate(model.graphs):
+        for what, indices in (("input", graph.inputs), ("output", graph.outputs)):
+            wrong = [i for i in indices if not 0 <= i < len(graph.tensors)]
+            if wrong:
+                yield f"{_prefix(g)}graph {what} names tensor {wrong[0]}, the graph has {len(graph.tensors)}"
+
+
+def types_known(model: Model) -> Iterator[str]:
+    return (f"{where}: unknown element type {t.type!r}" for t, where in tensors_of(model) if t.type not in TYPES)
+
+
+STRUCTURE = (numbered_in_order, indices_exist, types_known)
+
+
+def computed_once(model: Model) -> Iterator[str]:
+    for g, graph in enumerate(model.graphs):
+        taken = {t: "a graph input" for t in graph.inputs}
+        taken |= {t.index: "a constant" for t in graph.tensors if t.is_constant}
+        taken |= {t.index: "a variable" for t in graph.tensors if t.is_variable}
+        for node in graph.nodes:
+            for t in node.outputs:
+                if t in taken:
+                    yield f"{place(model, g, node)}: writes {tensor_place(g, graph.tensors[t])}, which is {taken[t]}"
+                taken[t] = f"already written by op {node.index}"
+
+
+def computed_before_use(model: Model) -> Iterator[str]:
+    for g, graph in enumerate(model.graphs):
+        known = set(graph.inputs) | {-1} | {t.index for t in graph.tensors if _has_value(t)}
+        for node in graph.nodes:
+            for t in node.inputs:
+                if t not in known:
+                    yield f"{place(model, g, node)}: reads {tensor_place(g, graph.tensors[t])} before it is computed"
+            known |= set(node.outputs)
+
+
+def _has_value(tensor: Tensor) -> bool:
+    sparse = tensor.raw is not None and "sparsity" in tensor.raw
+    return tensor.is_constant or tensor.is_variable or sparse or 0 in tensor.shape
+
+
+def constants_fit(model: Model) -> Iterator[str]:
+    for t, where in tensors_of(model):
+        kind = TYPES[t.type]
+        if t.data is None or kind.dtype is None:
+            continue
+        if tuple(t.data.shape) != t.shape or t.data.dtype != np.dtype(kind.dtype):
+            yield f"{where}: constant is {t.data.dtype} {tuple(t.data.shape)}, the tensor {kind.dtype} {t.shape}"
+        elif kind.low is not None and kind.bits < 8 and t.data.size and (t.data.min() < kind.low or t.data.max() > (kind.high or 0)):
+            yield f"{where}: constant does not fit {t.type}: {t.data.min()}..{t.data.max()}"
+
+
+def shapes_legal(model: Model) -> Iterator[str]:
+    for t, where in tensors_of(model):
+        if any(d < 0 for d in t.shape):
+            yield f"{where}: negative dimension in {t.shape}"
+
+
+def parameters_legal(model: Model) -> Iterator[str]:
+    """Scales are finite and positive; zero points are codes; as many of each as channels."""
+    for t, where in tensors_of(model):
+        if t.qparams is None:
+            continue
+        scale, zero = np.asarray(t.qparams.scale), np.asarray(t.qparams.zero_point)
+        bad = scale[~(np.isfinite(scale) & (scale > 0))]
+        if bad.size:
+            yield f"{where}: scale {bad[0]} is not a positive number"
+        kind = TYPES[t.type]
+        if kind.low is None or kind.high is None:
+            yield f"{where}: quantization parameters on {t.type}"
+        elif np.any(zero < kind.low) or np.any(zero > kind.high):
+            yield f"{where}: a zero point ({zero.min()}..{zero.max()}) is outside {t.type}"
+        yield from _channels_match(t, where, scale.size, zero.size)
+
+
+def _channels_match(t: Tensor, where: str, scales: int, zeros: int) -> Iterator[str]:
+    axis = t.qparams.axis if t.qparams else 0
+    if scales != zeros:
+        yield f"{where}: {scales} scales and {zeros} zero points"
+    elif t.shape and not 0 <= axis < len(t.shape):
+        yield f"{where}: quantized along dimension {axis} of {t.shape}"
+    elif scales != 1 and t.shape and t.shape[axis] != scales:
+        yield f"{where}: {scales} scales for {t.shape[axis]} channels along dimension {axis}"
+
+
+_POSITIVE = frozenset(
+    ("stride_w", "stride_h", "stride_d", "dilation_w_factor", "dilation_h_factor", "dilation_d_factor")
+    + ("filter_width", "filter_height", "block_size", "num_splits")
+)
+_AXES = {"CONCATENATION": "output", "SOFTMAX": None, "GATHER": "input", "PACK": "output", "UNPACK": "input", "SPLIT": None}
+
+
+def options_legal(model: Model) -> Iterator[str]:
+    """Strides, dilations, filter and block sizes are positive; axes lie inside the shapes they speak of; beta is a number."""
+    for _, graph, node, where in nodes_of(model):
+        for name in sorted(_POSITIVE & set(node.options)):
+            if node.options[name] <= 0:
+                yield f"{where}: {name} is {node.options[name]}, must be positive"
+        if "beta" in node.options and not np.isfinite(node.options["beta"]):
+            yield f"{where}: beta is {node.options['beta']}"
+        yield from _axis_legal(graph, node, where)
+
+
+def _axis_legal(graph: Graph, node: Node, where: str) -> Iterator[str]:
+    side = _AXES.get(node.op)
+    if side is None or "axis" not in node.options:
+        return
+    indices = node.outputs if side == "output" else node.inputs
+    rank = len(graph.tensors[indices[0]].shape) if indices and indices[0] >= 0 else 0
+    if rank and not -rank <= node.options["axis"] < rank:
+        yield f"{where}: axis {node.options['axis']} is outside rank {rank}"
+
+
+def calls_end(model: Model) -> Iterator[str]:
+    """Called subgraphs exist, and none calls itself, directly or through others."""
+    calls: dict[int, set[int]] = {g: set() for g in range(len(model.graphs))}
+    for g, _, node, where in nodes_of(model):
+        for called in _called(node):
+            if not 0 <= called < len(model.graphs):
+                yield f"{where}: calls subgraph {called}, the model has {len(model.graphs)}"
+            else:
+                calls[g].add(called)
+    if not _acyclic(calls):
+        yield "a subgraph calls itself"
+
+
+@cache
+def _call_options() -> tuple[str, ...]:
+    from ..schema import schema
+
+    fields = {f.name for t in schema().tables.values() if t.name.endswith("Options") for f in t.fields}
+    return tuple(sorted(n for n in fields if n.endswith(("subgraph_index", "subgraph_indices"))) + ["subgraph"])
+
+
+def _called(node: Node) -> Iterator[int]:
+    for name in _call_options():
+        value = node.options.get(name, ())
+        yield from value if isinstance(value, tuple) else (value,)
+
+
+def _acyclic(calls: dict[int, set[int]]) -> bool:
+    """Whether leaves can be removed until nothing is left."""
+    while calls:
+        leaves = {g for g, called in calls.items() if not called & calls.keys()}
+        if not leaves:
+            return False
+        calls = {g: called for g, called in calls.items() if g not in leaves}
+    return True
+
+
+MEANING = (
+    computed_once, computed_before_use, constants_fit, shapes_legal, parameters_legal, options_legal, calls_end,
+)  # fmt: skip

@@ -1,0 +1,22 @@
+"""One op of a model as a model of its own, so that it can be judged on inputs that are known to be right."""
+
+from __future__ import annotations
+
+from .function import host_values
+from .graph import Model
+
+
+def alone(model: Model, index: int) -> Model | None:
+    """Node `index` of the primary graph as a one-op model; its inputs are the node's computed inputs, in the node's order, once each.
+
+    Tensors keep their indexes; values known on the host (constants, shape arithmetic) become constants. None where every output of
+    the node is such a value: there is nothing left to run.
+    """
+    graph, known = model.graph, host_values(model.graph)
+    node = graph.nodes[index]
+    if all(t in known for t in node.outputs):
+        return None
+    tensors = tuple(t.but(data=known[t.index]) if t.index in known else t for t in graph.tensors)
+    live = tuple(dict.fromkeys(t for t in node.inputs if t >= 0 and not tensors[t].is_constant))
+    one = graph.but(tensors=tensors, nodes=(node.but(index=0),), inputs=live, outputs=node.outputs)
+    return Model((one,), path=f"{model.path}#{index}")

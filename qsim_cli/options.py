@@ -1,0 +1,61 @@
+"""Options that several verbs share, each with its help. Light: nothing here imports numpy or jax."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter, Token
+
+_NO_NEGATIVE = ""
+
+
+def _number(type_: type, tokens: list[Token]) -> float:
+    """`0.25`, `1e-3`, or a fraction such as `1/255`."""
+    return float(Fraction(tokens[0].value)) if "/" in tokens[0].value else float(tokens[0].value)
+
+
+def _pair(type_: type, tokens: list[Token]) -> tuple[float, float]:
+    """`lo,hi` (fractions allowed); a leading minus needs `--input-range=-1,1`."""
+    parts = tokens[0].value.split(",")
+    if len(parts) != 2:
+        raise ValueError("write it as lo,hi - for example --input-range=-1,1")
+    low, high = (float(Fraction(p.strip())) for p in parts)
+    if not low < high:
+        raise ValueError("lo must be below hi")
+    return low, high
+
+
+Model = Annotated[Path, Parameter(help="A .tflite file.")]
+Mode = Annotated[
+    Literal["float", "fake", "integer"],
+    Parameter(help="integer: the codes LiteRT computes; fake: reals on the quantization grid; float: the real function."),
+]
+Flavour = Annotated[
+    Literal["xnnpack", "reference", "builtin"],
+    Parameter(help="Whose integer kernels: what LiteRT uses by default, BUILTIN_REF, or the optimized ones without delegate."),
+]
+Json = Annotated[bool, Parameter(name="--json", negative=_NO_NEGATIVE, help="Print the result as JSON.")]
+Force = Annotated[bool, Parameter(name="--force", negative=_NO_NEGATIVE, help="Overwrite an existing output.")]
+Output = Annotated[Path, Parameter(name=["--output", "-o"], help="File to write.")]
+Device = Annotated[Literal["auto", "cpu", "gpu"], Parameter(help="Where JAX computes.")]
+Batch = Annotated[int | None, Parameter(name="--batch", help="Samples computed at once; default: chosen for the caches.")]
+InputScale = Annotated[
+    float | None,
+    Parameter(
+        name="--input-scale",
+        converter=_number,
+        help="a of real = a*x + b for the data; 1/255 is allowed. Without a and b, data in the input's stored type are codes.",
+    ),
+]
+InputOffset = Annotated[
+    float | None, Parameter(name="--input-offset", converter=_number, allow_leading_hyphen=True, help="b of real = a*x + b.")
+]
+InputRange = Annotated[
+    tuple[float, float] | None,
+    Parameter(
+        name="--input-range", converter=_pair, n_tokens=1, allow_leading_hyphen=True, help="Declared domain lo,hi of the model's real input."
+    ),
+]
+Data = Annotated[Path, Parameter(name="--data", help="An .npz or .npy of samples, or a folder of images (sorted by name).")]
