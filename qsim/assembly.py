@@ -94,7 +94,8 @@ class Assembly:
     def _convert(self, op: str, source: int, target: int) -> int:
         from .ops import REGISTRY
 
-        version = REGISTRY[op].rule.versions[self.tensors[source].type]
+        versions = REGISTRY[op].rule.versions
+        version = versions.get(self.tensors[source].type, versions[self.scheme.activation])
         self.nodes.append(Node(-1, op, (source,), (target,), Options(), version))
         return target
 

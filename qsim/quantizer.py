@@ -12,7 +12,7 @@ from .errors import BadRecipe, Unsupported
 from .graph import Graph, Model, Node
 from .layout import Layout, layout, record
 from .ranges import GroupRange, group_ranges
-from .report import GuardRow, OpRow, RepairRow, Report, TensorRow
+from .report import AS_IT_WAS, GuardRow, OpRow, RepairRow, Report, TensorRow
 from .scheme import INT8, Scheme
 from .solve import Conflict, Solution, Variable, largest_input, owner, solve
 from .weights import DEAD, least_scales, plain_scales
@@ -83,8 +83,9 @@ def _report(
     model: Model, made: Graph, plan: Layout, given: list[GroupRange], solution: Solution, scheme: Scheme, io: str, ranges: Mapping[Any, Any]
 ) -> Report:
     graph = model.graph
+    stays = plan.kept_float
     ops = tuple(
-        OpRow(n.index, n.op, _name(graph, n), FLOAT if n.index in plan.kept_float else scheme.activation, plan.kept_float.get(n.index, ""))
+        OpRow(n.index, n.op, _name(graph, n), AS_IT_WAS if n.index in stays else scheme.activation, stays.get(n.index, ""))
         for n in graph.nodes
     )
     repairs = tuple(

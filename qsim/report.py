@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+AS_IT_WAS = "as it was"
+
 
 @dataclass(frozen=True)
 class TensorRow:
@@ -23,7 +25,7 @@ class TensorRow:
 
 @dataclass(frozen=True)
 class OpRow:
-    """One op of the source. stored: the activation type, or "float32" for what stays as it is, with the reason."""
+    """One op of the source. stored: the activation type, or "as it was" with the reason."""
 
     index: int
     op: str
@@ -73,7 +75,7 @@ class Report:
     @property
     def kept_float(self) -> tuple[OpRow, ...]:
         """Ops that were not quantized."""
-        return tuple(row for row in self.ops if row.stored == "float32")
+        return tuple(row for row in self.ops if row.stored == AS_IT_WAS)
 
     def sections(self) -> dict[str, Sequence[Any]]:
         """Title -> rows (frozen records of one kind, possibly none)."""
@@ -81,7 +83,7 @@ class Report:
 
     def __str__(self) -> str:
         kept = len(self.kept_float)
-        lines = [f"scheme {self.scheme}, model input and output {self.io}: {len(self.ops) - kept} ops quantized, {kept} kept float"]
+        lines = [f"scheme {self.scheme}, model input and output {self.io}: {len(self.ops) - kept} ops quantized, {kept} as they were"]
         for title, rows in self.sections().items():
             lines += [f"{title}:", *_table(rows)] if rows else []
         return "\n".join([*lines, *(f"note: {n}" for n in self.notes)])

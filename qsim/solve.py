@@ -142,7 +142,7 @@ def _settle(state: _State, site: _Site, unmet: dict[tuple[int, str], None]) -> b
         if v[0] == "fixed" or chased:
             _give_up(site, need, unmet)
             continue
-        after = float(round_up(np.float64(need.scale)))
+        after = float(round_up(np.asarray(need.scale)))
         if not after < 2.0**100:
             raise Conflict(site.node.index, f"no legal scales: {need.reason}")
         state.repairs.append(Repair(v, state.scale[v], after, site.node.index, need.reason))
