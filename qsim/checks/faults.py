@@ -86,6 +86,13 @@ def computed_before_use(model: Model) -> Iterator[str]:
                 if t not in known:
                     yield f"{place(model, g, node)}: reads {tensor_place(g, graph.tensors[t])} before it is computed"
             known |= set(node.outputs)
+        for t in graph.outputs:
+            if t not in known:
+                yield f"{_prefix(g)}graph output {tensor_place(g, graph.tensors[t])} is never computed"
+
+
+def variables_empty(model: Model) -> Iterator[str]:
+    return (f"{where}: a variable that is also a constant" for t, where in tensors_of(model) if t.is_variable and t.is_constant)
 
 
 def _has_value(tensor: Tensor) -> bool:
@@ -203,5 +210,6 @@ def _acyclic(calls: dict[int, set[int]]) -> bool:
 
 
 MEANING = (
+    variables_empty,
     computed_once, computed_before_use, constants_fit, shapes_legal, parameters_legal, options_legal, calls_end,
 )  # fmt: skip
