@@ -198,7 +198,7 @@ class Assembly:
 
 
 def _constant(t: Tensor, codes: np.ndarray, kind: str, q: QParams) -> Tensor:
-    codes = np.ascontiguousarray(codes.reshape(t.shape))
+    codes = np.ascontiguousarray(codes).reshape(t.shape)
     codes.setflags(write=False)
     return t.but(type=kind, qparams=q, data=codes, buffer=0)
 

@@ -94,14 +94,16 @@ def tied(node: Node) -> bool:
 
 
 def known_values(graph: Graph) -> dict[int, np.ndarray]:
-    """float32 tensors whose values need no data: constants and what the graph computes from constants (float16 weights)."""
+    """float32 tensors whose values need no data: constants, widened float16 constants, and what the graph computes from constants."""
     from .function import host_values
 
-    known = {t.index: t.data for t in graph.tensors if t.is_constant and t.type == "float32" and t.data is not None}
-    for index, value in host_values(graph).items():
-        if graph.tensors[index].type == "float32":
-            known[index] = value
-    return known
+    known = {t.index: t.data for t in graph.tensors if t.type == "float32" and t.data is not None}
+    for node in graph.nodes:
+        half = graph.tensors[node.inputs[0]] if node.op == "DEQUANTIZE" else None
+        if half is not None and half.type == "float16" and half.data is not None:
+            known[node.outputs[0]] = half.data.astype(np.float32)
+    computed = host_values(graph)
+    return known | {t: np.asarray(v) for t, v in computed.items() if graph.tensors[t].type == "float32"}
 
 
 # ---------------------------------------------------------------- which ops
@@ -112,12 +114,12 @@ def why_float(graph: Graph, node: Node, values: Mapping[int, np.ndarray], scheme
     from .ops import REGISTRY
 
     op = REGISTRY.get(node.op)
+    if node.outputs and all(t in values for t in node.outputs):
+        return "its result does not depend on data"
     if op is None:
         return f"{node.op} is not known"
-    if op.rule.keep_float or not node.outputs:
+    if op.rule.keep_float:
         return "it carries no real values, or converts them"
-    if all(t in values for t in node.outputs):
-        return "its result does not depend on data"
     for why in (_not_real(graph, node, op.rule), _bad_constants(graph, node, op.rule, values), _bad_activation(node)):
         if why:
             return why

@@ -158,9 +158,8 @@ def _notes(model: Model, plan: Layout, given: list[GroupRange], solution: Soluti
     graph = model.graph
     if len(model.graphs) > 1:
         yield f"only the primary graph was quantized; {len(model.graphs) - 1} other subgraphs are as they were"
-    for i, r in enumerate(given):
-        if r.note:
-            yield f"range of {_owner_name(graph, plan, ('group', i))} {r.note}"
+    for text in dict.fromkeys(r.note for r in given if r.note):
+        yield f"ranges {text}: " + "; ".join(_owner_name(graph, plan, ("group", i)) for i, r in enumerate(given) if r.note == text)
     for node, position in sorted(plan.requantized):
         yield f"{_place(graph, node)}: input {position} keeps its dictated parameters and is requantized for this op"
     for node, reason in solution.unmet:
