@@ -150,7 +150,8 @@ def _guard_rows(graph: Graph, plan: Layout, solution: Solution, scheme: Scheme) 
         raised = plain < least_scales(found, scale, largest_input(scale, int(x.zero_point[0]), scheme.activation))
         dead = found.peak < DEAD * found.peak.max(initial=0.0)
         if raised.any() or dead.any():
-            steps = np.divide(found.bias, plain * scale, out=np.zeros_like(plain), where=plain * scale > 0)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                steps = np.where(found.bias > 0, found.bias / (plain * scale), 0.0)
             yield GuardRow(_place(graph, index), len(plain), int(dead.sum()), int(raised.sum()), float(steps.max(initial=0.0)))
 
 
