@@ -1,48 +1,111 @@
-"""What several families share: fused activations and the geometry of windows."""
+"""What several op families share: quantization parameters as numbers, fused activations over the reals, ranks, types and windows."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-ENDS: dict[str, tuple[float, float]] = {
-    "NONE": (-np.inf, np.inf),
-    "RELU": (0.0, np.inf),
-    "RELU6": (0.0, 6.0),
-    "RELU_N1_TO_1": (-1.0, 1.0),
-    "RELU_0_TO_1": (0.0, 1.0),
-}
+from ..errors import Invalid
+from ..fixed import activation_range
+from ..graph import Tensor
+from ..op import FLAVOURS, Kernel, Plan, Site, namespace
+from ..types import code_range
+
+f32 = np.float32
+
+_ENDS = {"RELU": (0, None), "RELU6": (0, 6), "RELU_N1_TO_1": (-1, 1), "RELU_0_TO_1": (0, 1)}
 
 
-def activate(name: str, y: Any) -> Any:
-    """The fused activation `name` of real values: clip to its ends. TANH and SIGN_BIT are computed as such on floats."""
+def activate(name: str, x: Any) -> Any:
+    """A fused activation over the reals: RELU max(x, 0), RELU6 min(max(x, 0), 6), RELU_N1_TO_1, TANH; NONE is x."""
+    ns = namespace(x)
     if name == "TANH":
-        return jnp.tanh(y)
-    if name == "SIGN_BIT":
-        return jnp.signbit(y).astype(y.dtype)
-    low, high = ENDS[name]
-    if low > -np.inf:
-        y = jnp.maximum(y, jnp.asarray(low, y.dtype))
-    return jnp.minimum(y, jnp.asarray(high, y.dtype)) if high < np.inf else y
+        return ns.tanh(x)
+    low, high = _ENDS.get(name, (None, None))
+    x = x if low is None else ns.maximum(x, low)
+    return x if high is None else ns.minimum(x, high)
 
 
-def window(n: int, kernel: int, stride: int, dilation: int, padding: str) -> tuple[int, int, int]:
-    """(output size, padding before, padding after) of one spatial axis; the odd extra of SAME goes after.
+def align(*arrays: Any) -> tuple[Any, ...]:
+    """The arrays with leading axes of size 1, so that all have the largest rank (rank promotion is an error in strict mode)."""
+    rank = max(np.ndim(a) for a in arrays)
+    return tuple(a if np.ndim(a) == rank else a.reshape((1,) * (rank - np.ndim(a)) + np.shape(a)) for a in arrays)
 
-    after may be negative under VALID when the stride leaves a rest (the input is cropped).
-    *Restates*: ComputeOutSize and ComputePaddingHeightWidth of the LiteRT kernels.
+
+def same_type(*arrays: Any) -> tuple[Any, ...]:
+    """Host values take the type of the traced arrays they meet (a traced int64 is carried as int32)."""
+    traced = [a for a in arrays if not isinstance(a, (np.ndarray, np.generic))]
+    if not traced or len(traced) == len(arrays):
+        return arrays
+    return tuple(np.asarray(a).astype(traced[0].dtype) if isinstance(a, (np.ndarray, np.generic)) else a for a in arrays)
+
+
+def carried(type_name: str, ns: Any) -> np.dtype:
+    """numpy dtype of an element type: on the host its own, in a traced function the one jax carries (int32 for int64 without x64)."""
+    dtype = np.dtype(type_name)
+    if ns is np:
+        return dtype
+    from jax import dtypes
+
+    return dtypes.canonicalize_dtype(dtype)
+
+
+def affine(site: Site, tensor: Tensor | None) -> tuple[np.float32, int]:
+    """(scale, zero point) of a per-tensor quantized operand. Raises: Invalid where it has none, or one per channel."""
+    if tensor is None or tensor.qparams is None:
+        name = "an operand" if tensor is None else repr(tensor.name)
+        raise Invalid(f"{name} has no quantization parameters", where=site.where, hint="An integer kernel needs a scale and a zero point")
+    if tensor.qparams.per_channel:
+        raise Invalid(f"{tensor.name!r} is quantized per channel", where=site.where, expected="one scale and zero point")
+    return f32(np.ravel(tensor.qparams.scale)[0]), int(np.ravel(tensor.qparams.zero_point)[0])
+
+
+def bounds(site: Site, flavour: str) -> dict[str, np.ndarray]:
+    """Leaves `zero_point`, `act_min`, `act_max` (int32, steps) of the output, the fused activation included."""
+    scale, zero = affine(site, site.outputs[0])
+    name = site.options.get("fused_activation_function", "NONE")
+    low, high = activation_range(name, scale, zero, site.outputs[0].type, flavour)
+    return {"zero_point": np.int32(zero), "act_min": np.int32(low), "act_max": np.int32(high)}
+
+
+def type_bounds(site: Site) -> dict[str, np.ndarray]:
+    """`bounds` without an activation: the ends of the output's type."""
+    low, high = code_range(site.outputs[0].type)
+    return {"zero_point": np.int32(affine(site, site.outputs[0])[1]), "act_min": np.int32(low), "act_max": np.int32(high)}
+
+
+def each(
+    types: Sequence[str],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    plan: Callable[[Site, str], Plan],
+    run: Callable[..., Any],
+    flavours: Sequence[str] = FLAVOURS,
+) -> tuple[Kernel, ...]:
+    """One kernel row per type: `T` in the patterns is the type."""
+
+    def named(patterns: Sequence[str], t: str) -> tuple[str, ...]:
+        return tuple(p.replace("T", t) for p in patterns)
+
+    return tuple(Kernel(named(inputs, t), named(outputs, t), tuple(flavours), plan, run) for t in types)
+
+
+def body(shape: Sequence[int], step: int) -> np.ndarray | None:
+    """Mask of the elements whose flat index is below step * floor(n / step): what a vector loop of that width handles.
+
+    None where it covers everything. The optimized kernels round the remaining elements by another rule.
     """
-    reach = (kernel - 1) * dilation + 1
-    out = -(-n // stride) if padding == "SAME" else (n + stride - reach) // stride
-    before = max((out - 1) * stride + reach - n, 0) // 2
-    return out, before, (out - 1) * stride + reach - n - before
+    n = int(np.prod(shape, dtype=np.int64))
+    full = n // step * step
+    return None if full == n else (np.arange(n) < full).reshape(tuple(shape))
 
 
-def pad_window(x: Any, value: Any, rows: tuple[int, int, int], cols: tuple[int, int, int]) -> Any:
-    """x (n, h, w, c) padded (or cropped) in h and w as `window` says, with `value`."""
-    from jax import lax
-
-    low_high = [(0, 0, 0), (rows[1], rows[2], 0), (cols[1], cols[2], 0), (0, 0, 0)]
-    return x if all(p == (0, 0, 0) for p in low_high) else lax.pad(x, jnp.asarray(value, x.dtype), low_high)
+def window(size: int, kernel: int, stride: int, padding: str) -> tuple[int, int, int]:
+    """(output size, padding before, padding after) of a window op along one axis. SAME: ceil(n / stride), the odd pad goes after."""
+    if padding == "SAME":
+        out = -(-size // stride)
+        total = max((out - 1) * stride + kernel - size, 0)
+        return out, total // 2, total - total // 2
+    return (size + stride - kernel) // stride, 0, 0

@@ -11,7 +11,8 @@ from .. import dot, fixed
 from ..errors import Unsupported
 from ..graph import Options
 from ..op import Case, Kernel, Op, Plan, Rule, Site
-from .common import activate, pad_window, window
+from .common import activate
+from .windows import pad_window, window
 
 f32 = np.float32
 

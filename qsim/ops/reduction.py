@@ -1,0 +1,144 @@
+"""MEAN over any axes, and REDUCE_PROD of integers (shape arithmetic)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import Unsupported
+from ..fixed import quantize_multiplier, requantize, store
+from ..graph import Options
+from ..op import Case, Op, Plan, Rule, Site, namespace
+from .common import affine, each, f32, type_bounds
+
+
+def reduced_axes(rank: int, value: Any) -> tuple[int, ...]:
+    """Sorted distinct axes, negative ones counted from the end."""
+    return tuple(sorted({int(a) % rank for a in np.ravel(value)}))
+
+
+def _kept(options: Options) -> bool:
+    return bool(options.get("keep_dims", False))
+
+
+def _real_mean(options: Options, x: Any, axes: Any) -> Any:
+    where = reduced_axes(x.ndim, axes)
+    n = int(np.prod([x.shape[a] for a in where], dtype=np.int64))
+    return namespace(x).sum(x, axis=where, keepdims=_kept(options)) / np.asarray(n, x.dtype)
+
+
+def _real_product(options: Options, x: Any, axes: Any) -> Any:
+    ns = namespace(x)
+    return ns.prod(x, axis=reduced_axes(x.ndim, axes), keepdims=_kept(options), dtype=x.dtype)
+
+
+def _known_axes(site: Site) -> tuple[int, ...]:
+    x = site.inputs[0]
+    if site.values[1] is None or x is None:
+        raise Unsupported("the axes are not known before the model runs", where=site.where)
+    return reduced_axes(len(x.shape), site.values[1])
+
+
+def _plan_mean(site: Site, flavour: str) -> Plan:
+    """static: (form, axes); leaves of the form."""
+    axes, x = _known_axes(site), site.inputs[0]
+    assert x is not None
+    n = int(np.prod([x.shape[a] for a in axes], dtype=np.int64))
+    (sx, zx), (sy, zy) = affine(site, x), affine(site, site.outputs[0])
+    if flavour == "xnnpack":
+        return _plan_float_mean(site, axes, n, sx, zx, sy, zy)
+    if flavour == "builtin" and len(x.shape) == 4 and axes == (1, 2) and _kept(site.options):
+        return _plan_image_mean(site, x.shape[3], n, sx, zx, sy, zy)
+    return _plan_fixed_mean(site, axes, n, sx, zx, sy)
+
+
+def _plan_float_mean(site: Site, axes: tuple, n: int, sx: np.float32, zx: int, sy: np.float32, zy: int) -> Plan:
+    scale = f32(f32(sx / sy) * f32(f32(1) / f32(n)))
+    offset = f32(f32(zy) - f32(f32(f32(n) * f32(zx)) * scale))
+    leaves = {"scale": scale, "offset": offset, **type_bounds(site)}
+    return Plan(("xnnpack", axes), leaves, "XNNPACK: float32 product and sum, rounded half to even")
+
+
+def _plan_fixed_mean(site: Site, axes: tuple, n: int, sx: np.float32, zx: int, sy: np.float32) -> Plan:
+    (m,), (e,) = quantize_multiplier(np.float64(sx) / np.float64(sy))
+    k = min(n.bit_length() - 1, 32, 31 + int(e))
+    multiplier, shift = (int(m) << k) // n, int(e) - k
+    leaves = {"multiplier": np.int32(multiplier), "shift": np.int32(shift), "input_zero_point": np.int32(zx), **type_bounds(site)}
+    small = (255 * n) << max(shift, 0) < 1 << 30
+    return Plan(("fixed", axes, n, small), leaves, "fixed point, the element count folded into the multiplier")
+
+
+def _plan_image_mean(site: Site, channels: int, n: int, sx: np.float32, zx: int, sy: np.float32, zy: int) -> Plan:
+    moved = f32(f32(f32(zx) * sx) / sy)
+    bias = zy - int(f32(moved + f32(0.5)) if moved > 0 else f32(moved - f32(0.5)))
+    (m,), (e,) = quantize_multiplier(f32(sx / f32(f32(n) * sy)))
+    leaves = {**type_bounds(site), "multiplier": m, "shift": e, "zero_point": np.int32(bias)}
+    return Plan(("image", channels // 16 * 16), leaves, "builtin kernel over height and width: halves up in whole blocks of 16 channels")
+
+
+def _run_mean(options: Options, static: tuple, leaves: dict, x: jax.Array, _: Any) -> jax.Array:
+    """Mean of int8/uint8 codes over the static axes (S their sum, n their number).
+
+    XNNPACK: y = clip(round_half_even(f32(f32(S) s) + o)), s = f32(f32(s_x / s_y) / n), o = f32(z_y - f32(n z_x s)); two roundings, no FMA.
+    Reference: y = clip(MBQM(S - n z_x, m', e') + z_y), m' = floor(2^k m / n), e' = e - k, k = floor(log2 n).
+    Builtin over (1, 2) of four axes, axes kept: MBQM(S) with M = f32(s_x / (n s_y)) and a rounded bias, the last right shift rounding
+    halves up in whole blocks of 16 channels and away from zero in the rest; other axes as the reference.
+
+    *Restates*: XNNPACK's qs8 mean, MEAN of LiteRT.
+    """
+    axes = (1, 2) if static[0] == "image" else static[1]
+    total = jnp.sum(x, axis=axes, keepdims=_kept(options), dtype=np.int32)
+    limits = leaves["zero_point"], leaves["act_min"], leaves["act_max"], x.dtype
+    if static[0] == "xnnpack":
+        # The maximum keeps XLA from contracting product and sum to an FMA, which rounds once.
+        real = jnp.maximum(total.astype(np.float32) * leaves["scale"], np.float32(-3e38)) + leaves["offset"]
+        low, high = leaves["act_min"].astype(np.float32), leaves["act_max"].astype(np.float32)
+        return jnp.minimum(jnp.maximum(jnp.round(real), low), high).astype(x.dtype)
+    if static[0] == "image":
+        return store(_mixed(total, leaves, static[1]), *limits)
+    _, _, n, small = static
+    centred = total - np.int32(n) * leaves["input_zero_point"]
+    return store(requantize(centred, leaves["multiplier"], leaves["shift"], small=small), *limits)
+
+
+def _mixed(total: jax.Array, leaves: dict, blocks: int) -> jax.Array:
+    """Requantize, halves up in the first `blocks` channels and away from zero in the rest."""
+    up, away = (requantize(total, leaves["multiplier"], leaves["shift"], rounding=r) for r in ("up", "away"))
+    channel = jnp.arange(total.shape[-1], dtype=np.int32).reshape(1, 1, 1, -1)
+    return jnp.where(channel < np.int32(blocks), up, away)
+
+
+def _mean(shape: tuple, axes: Any, keep: bool) -> Case:
+    return Case((shape, np.shape(axes)), {"keep_dims": keep}, {1: axes}, {1: "int32"})
+
+
+OPS = (
+    Op(
+        "MEAN",
+        _real_mean,
+        Rule(static=(1,)),
+        each(("int8", "uint8"), ("T", "int32"), ("T",), _plan_mean, _run_mean),
+        (
+            _mean((1, 7, 5, 19), (1, 2), True),
+            _mean((1, 8, 8, 32), (1, 2), False),
+            _mean((1, 4, 6, 5), (2,), True),
+            _mean((1, 4, 6, 5), (-1, 1), False),
+            _mean((1, 3, 11), (1,), True),
+            _mean((2, 3, 4, 3), (0, 1, 2, 3), True),
+        ),
+    ),
+    Op(
+        "REDUCE_PROD",
+        _real_product,
+        Rule(data=(), static=(1,), versions={"float32": 1, "int8": 2}, keep_float=True),
+        (),
+        (
+            Case(((4,), (1,)), {"keep_dims": False}, {1: (0,)}, {0: "int32", 1: "int32"}),
+            Case(((2, 3), (1,)), {"keep_dims": True}, {1: (-1,)}, {0: "int32", 1: "int32"}),
+        ),
+        host=True,
+    ),
+)

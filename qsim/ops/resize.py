@@ -1,0 +1,124 @@
+"""RESIZE_BILINEAR over NHWC: the interpolation grid is computed on the host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import Unsupported
+from ..graph import Options
+from ..op import Case, Op, Plan, Rule, Site
+from .common import each, f32
+
+Grid = tuple[np.ndarray, np.ndarray, np.ndarray]  # lower index, upper index, weight of the upper
+
+
+def float_grid(size: int, out: int, align: bool, half_pixel: bool) -> Grid:
+    """The float kernels' grid: weight = f32 distance from the lower index."""
+    scale = f32(size - 1) / f32(out - 1) if align and out > 1 else f32(size) / f32(out)
+    v = np.arange(out, dtype=f32)
+    v = f32(f32(v + f32(0.5)) * scale) - f32(0.5) if half_pixel else v * scale
+    lower = np.maximum(np.floor(v), 0).astype(np.int32)
+    upper = np.minimum(np.ceil(v), size - 1).astype(np.int32)
+    return lower, upper, (v - lower.astype(f32)).astype(f32)
+
+
+def xnnpack_grid(size: int, out: int, align: bool, half_pixel: bool) -> Grid:
+    """XNNPACK's grid: the coordinate clamped to the image in float32, weights in 1/2048 rounded half to even."""
+    less = int(align and out != 1)
+    scale = f32(size - less) / f32(out - less)
+    v = np.arange(out, dtype=f32) * scale
+    if half_pixel and not align:
+        v = np.maximum(v + f32(f32(0.5) * scale - f32(0.5)), f32(0))
+    v = np.minimum(v, f32(size - 1))
+    lower = v.astype(np.int32)
+    return lower, np.minimum(lower + 1, size - 1), np.rint((v - lower.astype(f32)) * f32(2048)).astype(np.int32)
+
+
+def fixed_grid(size: int, out: int, align: bool, half_pixel: bool) -> Grid:
+    """LiteRT's integer grid: coordinates and weights in 1/1024 from an integer scale."""
+    scale = (1024 * (size - 1) + (out - 1) // 2) // (out - 1) if align and out > 1 else (1024 * size + out // 2) // out
+    v = np.arange(out) * scale + (scale // 2 - 512 if half_pixel else 0)
+    lower = np.maximum(np.trunc(v / 1024), 0).astype(np.int32)
+    upper = np.minimum(np.trunc((v + 1023) / 1024), size - 1).astype(np.int32)
+    return lower, upper, (v - 1024 * lower).astype(np.int32)
+
+
+def _grids(make: Any, shape: tuple[int, ...], size: tuple[int, int], align: bool, half_pixel: bool) -> tuple[Grid, Grid]:
+    return make(shape[1], size[0], align, half_pixel), make(shape[2], size[1], align, half_pixel)
+
+
+def _blend(x: jax.Array, rows: Grid, columns: Grid, one: Any) -> jax.Array:
+    """Rows, then columns: lower * (one - weight) + upper * weight, along axes 1 and 2."""
+    for axis, (lower, upper, weight) in ((1, rows), (2, columns)):
+        w = weight.reshape([-1 if i == axis else 1 for i in range(4)])
+        x = jnp.take(x, lower, axis=axis, mode="clip") * (one - w) + jnp.take(x, upper, axis=axis, mode="clip") * w
+    return x
+
+
+def _size(value: Any) -> tuple[int, int]:
+    h, w = np.ravel(value)
+    return int(h), int(w)
+
+
+def _real(options: Options, x: jax.Array, size: Any) -> jax.Array:
+    rows, columns = _grids(float_grid, x.shape, _size(size), *_modes(options))
+    return _blend(x, rows, columns, f32(1))
+
+
+def _modes(options: Options) -> tuple[bool, bool]:
+    return bool(options.get("align_corners", False)), bool(options.get("half_pixel_centers", False))
+
+
+def _plan(site: Site, flavour: str) -> Plan:
+    """static: (form, output height and width)."""
+    if site.values[1] is None:
+        raise Unsupported("the output size is not known before the model runs", where=site.where)
+    if flavour == "xnnpack":
+        return Plan(("xnnpack", _size(site.values[1])), note="weights in 1/2048, one shift, halves up")
+    return Plan(("fixed", _size(site.values[1])), note="weights in 1/1024, halves away from zero")
+
+
+def _run(options: Options, static: tuple, leaves: dict, x: jax.Array, _: Any) -> jax.Array:
+    """Bilinear interpolation of int8 codes in exact integers; no rescale. *Shapes*: (n, h, w, c) -> (n, h', w', c).
+
+    XNNPACK: T = sum of four codes times 11-bit weights, y = (T + 2^21) >> 22. LiteRT: 10-bit weights,
+    y = trunc((T + sign(T) 2^19) / 2^20). |T| < 2^30, and the sum is exact, so rows and columns may be blended one after the other.
+
+    *Restates*: XNNPACK's s8-ibilinear, RESIZE_BILINEAR of LiteRT.
+    """
+    form, size = static
+    codes = x.astype(np.int32)
+    if form == "xnnpack":
+        total = _blend(codes, *_grids(xnnpack_grid, x.shape, size, *_modes(options)), np.int32(2048))
+        return ((total + np.int32(1 << 21)) >> np.int32(22)).astype(x.dtype)
+    total = _blend(codes, *_grids(fixed_grid, x.shape, size, *_modes(options)), np.int32(1024))
+    magnitude = (jnp.abs(total) + np.int32(1 << 19)) >> np.int32(20)
+    return jnp.where(total < 0, -magnitude, magnitude).astype(x.dtype)
+
+
+def _case(shape: tuple, size: tuple[int, int], align: bool = False, half_pixel: bool = False) -> Case:
+    return Case((shape, (2,)), {"align_corners": align, "half_pixel_centers": half_pixel}, {1: size}, {1: "int32"})
+
+
+OPS = (
+    Op(
+        "RESIZE_BILINEAR",
+        _real,
+        Rule(tied=True, static=(1,), versions={"float32": 3, "int8": 3}),
+        (
+            *each(("int8",), ("T", "int32"), ("T",), _plan, _run),
+            *each(("uint8",), ("T", "int32"), ("T",), _plan, _run, ("xnnpack",)),
+        ),
+        (
+            _case((1, 4, 5, 3), (8, 10)),
+            _case((1, 4, 5, 3), (8, 10), half_pixel=True),
+            _case((1, 7, 3, 2), (4, 9), align=True),
+            _case((1, 5, 6, 17), (3, 4), half_pixel=True),
+            _case((1, 3, 4, 1), (1, 1), align=True),
+        ),
+    ),
+)
