@@ -64,3 +64,7 @@ InputRange = Annotated[
 ]
 Data = Annotated[Path, Parameter(name="--data", help="An .npz or .npy of samples, or a folder of images (sorted by name).")]
 Inputs = Annotated[Path, Parameter(help="An .npz with one array per input, keyed by tensor name or t<index>, of shape (N, *shape).")]
+Task = Annotated[
+    Literal["classification"] | None,
+    Parameter(help="classification: the output holds scores of classes, so KL judges it (default: only where it comes from SOFTMAX)."),
+]

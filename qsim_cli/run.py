@@ -42,15 +42,14 @@ def command(
     """
     from qsim import load
     from qsim.files import replace_file
-    from qsim.writer import may_write
 
     from .computing import choose_device, function_of, memory_told, results
+    from .outputs import may_write
     from .samples import read
     from .values import Affine
     from .watch import Watch
 
-    for source in (model, data):
-        may_write(output, str(source), force=force)
+    may_write(output, (model, data), force)
     loaded = load(model)
     samples = read(data, loaded, mode, Affine(input_scale, input_offset))
     for note in samples.notes:
@@ -97,7 +96,7 @@ def _report(graph: Graph, arrays: dict[int, np.ndarray], output: Path, notes: An
     if json:
         emit({"output": str(output), "tensors": rows, "notes": list(notes), "warnings": told})
     else:
-        table(f"{len(rows)} arrays in {output}", list(rows[0]), ([str(v) for v in r.values()] for r in rows), numeric=("min", "max"))
+        table(f"{len(rows)} arrays in {output}", list(rows[0]), ([_shown(v) for v in r.values()] for r in rows), numeric=("min", "max"))
 
 
 def _end(x: np.ndarray, which: str) -> Any:
@@ -105,3 +104,7 @@ def _end(x: np.ndarray, which: str) -> Any:
         return None
     value = getattr(x, which)().item()
     return value if value == value and abs(value) != float("inf") else str(value)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -59,6 +59,8 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
             with zipfile.ZipFile(path) as z:
                 if (size := sum(i.file_size for i in z.infolist())) > LARGEST:
                     raise BadData("the file unpacks to too much", where=str(path), found=f"{size} bytes", expected=f"at most {LARGEST}")
+        elif not _starts(path, b"\x93NUMPY"):
+            raise BadData("neither an .npz nor an .npy", where=str(path), hint="Write it with numpy.savez(path, x=array)")
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return {"x": loaded}
@@ -67,8 +69,13 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
     except OSError as fault:
         raise BadData(f"cannot be read: {fault.strerror or fault}", where=str(path)) from fault
     except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as fault:
-        hint = "Write it with numpy.savez(path, x=array)"
-        raise BadData(f"not an .npz or .npy of plain arrays ({fault})", where=str(path), hint=hint) from fault
+        why = "it holds Python objects, which are never unpickled" if "pickle" in str(fault) else str(fault)
+        raise BadData(f"not an .npz or .npy of plain arrays: {why}", where=str(path)) from fault
+
+
+def _starts(path: Path, magic: bytes) -> bool:
+    with open(path, "rb") as file:
+        return file.read(len(magic)) == magic
 
 
 def _arrays(arrays: Mapping[str, np.ndarray], path: Path, model: Model, mode: str, affine: Affine) -> Samples:

@@ -53,17 +53,14 @@ class Watch:
         for i, t in enumerate(self.graph.inputs):
             if self.outside[i]:
                 low, high = self.domain or input_domain(self.graph, self.graph.tensors[t]) or (0, 0)
-                share = 100 * self.outside[i] / self.seen[i]
-                told.append(
-                    f"{share:.2g} % of input {self.graph.key(t)!r} lies outside {low:.4g} .. {high:.4g}, which is what the model takes; "
-                    "is --input-scale or --input-offset missing?"
-                )
+                share, takes = _percent(self.outside[i], self.seen[i]), f"{low:.4g} .. {high:.4g}, which is what the model takes"
+                told.append(f"{share} of input {self.graph.key(t)!r} lies outside {takes}; is --input-scale or --input-offset missing?")
         for i, t in enumerate(self.graph.outputs):
             key = self.graph.key(t)
             if self.samples > 1 and not self.moves[i] and self.first[i] is not None:
                 told.append(f"output {key!r} is the same for all {self.samples} samples")
             elif self.elements[i] and self.at_end[i] > self.elements[i] // 2:
-                told.append(f"{100 * self.at_end[i] / self.elements[i]:.0f} % of output {key!r} sits at an end of its codes")
+                told.append(f"{_percent(self.at_end[i], self.elements[i])} of output {key!r} sits at an end of its codes")
         return told
 
 
@@ -76,3 +73,8 @@ def input_domain(graph: Graph, t: Tensor) -> tuple[float, float] | None:
         return None
     low, high = t.qparams.real_range()
     return float(low.min()), float(high.max())
+
+
+def _percent(part: int, whole: int) -> str:
+    share = 100 * part / whole
+    return "less than 0.1 %" if share < 0.1 else f"{share:.1f} %"
