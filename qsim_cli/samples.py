@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +42,26 @@ class Samples:
 
 def read(path: Path, model: Model, mode: str, affine: Affine) -> Samples:
     """The samples in `path` for the inputs of a model that will run in `mode`. *Raises*: BadData naming the file and the way out."""
-    try:
+    with _named(path):
         if path.is_dir():
             from .images import folder
 
-            return folder(path, model, mode, affine)
-        return _arrays(load_arrays(path), path, model, mode, affine)
+            found = folder(path, model, mode, affine)
+        else:
+            found = _arrays(load_arrays(path), path, model, mode, affine)
+
+    def part(start: int, stop: int) -> tuple[np.ndarray, ...]:
+        with _named(path):
+            return found.part(start, stop)
+
+    return replace(found, part=part)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Errors inside name the file."""
+    try:
+        yield
     except BadData as fault:
         fault.where = fault.where or str(path)
         raise

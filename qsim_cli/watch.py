@@ -39,13 +39,10 @@ class Watch:
         if self.first[i] is None:
             self.first[i] = y[:1].copy()
         self.moves[i] = self.moves[i] or bool((y != self.first[i]).any())
-        q, node = t.qparams, self.graph.producer.get(t.index)
-        if q is None or y.dtype.kind not in "iu" or (node is not None and self.graph.nodes[node].op in NATURAL_ENDS):
-            return
-        low_is_zero = int(np.ravel(q.zero_point)[0]) == int(q.low)
-        ends = y == int(q.high) if low_is_zero else (y == int(q.high)) | (y == int(q.low))
-        self.at_end[i] += int(ends.sum())
-        self.elements[i] += y.size
+        ends = output_ends(self.graph, t, coded=y.dtype.kind in "iu")
+        if ends:
+            self.at_end[i] += int(np.isin(y, ends).sum())
+            self.elements[i] += y.size
 
     def warnings(self) -> list[str]:
         """What to tell, one sentence each."""
@@ -62,6 +59,23 @@ class Watch:
             elif self.elements[i] and self.at_end[i] > self.elements[i] // 2:
                 told.append(f"{_percent(self.at_end[i], self.elements[i])} of output {key!r} sits at an end of its codes")
         return told
+
+
+def output_ends(graph: Graph, t: Tensor, coded: bool) -> list[float]:
+    """Values (codes, or float32 reals) at which an output saturates; none where sitting there is natural, or it has no codes.
+
+    An output that DEQUANTIZE makes is judged by the codes it is made from; a low end that stands for 0 is natural.
+    """
+    node = graph.producer.get(t.index)
+    if node is not None and graph.nodes[node].op == "DEQUANTIZE":
+        t = graph.tensors[graph.nodes[node].inputs[0]]
+        node = graph.producer.get(t.index)
+    q = t.qparams
+    if q is None or (node is not None and graph.nodes[node].op in NATURAL_ENDS):
+        return []
+    zero, scale = int(np.ravel(q.zero_point)[0]), np.float32(np.ravel(q.scale)[0])
+    codes = [int(q.high)] if zero == int(q.low) else [int(q.low), int(q.high)]
+    return [float(c) if coded else float(np.float32(c - zero) * scale) for c in codes]
 
 
 def input_domain(graph: Graph, t: Tensor) -> tuple[float, float] | None:
