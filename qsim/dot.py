@@ -44,6 +44,9 @@ def depthwise(x: Any, w: Any, stride: tuple[int, int], dilation: tuple[int, int]
     if c == 1:
         stem = conv if integer else conv_float
         return stem(x, w, stride, dilation)
+    if integer and c <= 8 and m == 1 and dilation == (1, 1) and not _gpu() and _fast("conv"):
+        # loops over so few channels do not vectorize: a dense convolution by a diagonal of weights is faster
+        return _conv_side_by_side(x, w * jnp.eye(c, dtype=w.dtype)[None, None], stride, _conv_padded)
     n, h, wide, _ = x.shape
     oh = (h - (kh - 1) * dilation[0] - 1) // stride[0] + 1
     ow = (wide - (kw - 1) * dilation[1] - 1) // stride[1] + 1
