@@ -88,7 +88,7 @@ def _read(data: bytes, path: str) -> Model:
     notes = tuple(f"unknown newer field: {u}" for u in unknown)
     if unknown:
         log.warning("%s: fields newer than this version knows: %s", path or "the model", ", ".join(unknown))
-    model = Model(graphs, signatures(root, graphs), root.get("description", ""), path, None, notes)
+    model = Model(graphs, signatures(root), root.get("description", ""), path, None, notes)
     check.reject(model)
     graphs = tuple(_infer_activations(g) for g in graphs)
     model = model.but(graphs=graphs, source=Source(data, root, unknown, graphs))
@@ -221,22 +221,14 @@ def qparams(record: Record, where: str = "") -> QParams | None:
     return QParams(scale, zero, t.low, t.high, axis)
 
 
-def signatures(root: Record, graphs: tuple[Graph, ...]) -> tuple[dict[str, Any], ...]:
-    return tuple(read_signature(s, graphs) for s in root.get("signature_defs", []))
+def signatures(root: Record) -> tuple[dict[str, Any], ...]:
+    """{"key": name, "graph": subgraph index, "inputs": {name: tensor index}, "outputs": {name: tensor index}} of each signature."""
+    return tuple(_signature(s) for s in root.get("signature_defs", []))
 
 
-def read_signature(record: Record, graphs: tuple[Graph, ...]) -> dict[str, Any]:
-    """{"key": name, "graph": subgraph index, "inputs": {name: tensor index}, "outputs": {name: tensor index}}."""
-    graph, key = record.value("subgraph_index"), record.get("signature_key", "")
-    if graph >= len(graphs):
-        raise Invalid(
-            "names a subgraph that is not there", where=f"signature {check.shown(key)!r}", found=graph, expected=f"below {len(graphs)}"
-        )
+def _signature(record: Record) -> dict[str, Any]:
     maps = {side: {m.get("name", ""): m.value("tensor_index") for m in record.get(side, [])} for side in ("inputs", "outputs")}
-    for index in (i for side in maps.values() for i in side.values()):
-        if index >= len(graphs[graph].tensors):
-            raise Invalid("names a tensor that is not there", where=f"signature {check.shown(key)!r}", found=index)
-    return {"key": key, "graph": graph, **maps}
+    return {"key": record.get("signature_key", ""), "graph": record.value("subgraph_index"), **maps}
 
 
 def _oddities(model: Model) -> Iterator[str]:

@@ -251,6 +251,19 @@ def _acyclic(calls: dict[int, set[int]]) -> bool:
     return len(ready) == len(calls)
 
 
+def signatures_exist(model: Model) -> Iterator[str]:
+    """Signatures name subgraphs and tensors that are there."""
+    for s in model.signatures:
+        where, graph = f"signature {shown(s['key'])!r}", s.get("graph", 0)
+        if not 0 <= graph < len(model.graphs):
+            yield f"{where}: names subgraph {graph}, the model has {len(model.graphs)}"
+            continue
+        count = len(model.graphs[graph].tensors)
+        for name, index in (*s["inputs"].items(), *s["outputs"].items()):
+            if not 0 <= index < count:
+                yield f"{where}: {shown(name)!r} names tensor {index}, the graph has {count}"
+
+
 def convolution_groups(model: Model) -> Iterator[str]:
     """Input channels of a CONV_2D are a multiple of the filter's, and its output channels of their quotient."""
     for _, graph, node, where in nodes_of(model):
@@ -262,5 +275,6 @@ def convolution_groups(model: Model) -> Iterator[str]:
 
 MEANING = (
     operands_present, variables_empty,
-    computed_once, computed_before_use, constants_fit, shapes_legal, parameters_legal, options_legal, calls_end, convolution_groups,
+    computed_once, computed_before_use, constants_fit, shapes_legal, parameters_legal, options_legal, calls_end,
+    convolution_groups, signatures_exist,
 )  # fmt: skip
