@@ -7,6 +7,8 @@ Load rejects what LiteRT rejects and what has no defined result; whatever else l
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import check, flat
-from .errors import BadModel, Invalid, Malformed, NewerSchema, TooLarge
+from .errors import Invalid, Malformed, NewerSchema, QsimError, TooLarge, Unsupported
 from .flat import Record
 from .graph import Graph, Model, Node, Options, QParams, Tensor
 from .options import CUSTOM, read_options
@@ -25,6 +27,7 @@ from .verify import verify
 
 MAX_BYTES = 1 << 34  # of a file
 MAX_RANK = 8
+UNKNOWN = "UNKNOWN:"  # op names of builtin ops that the schema does not know
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +62,7 @@ def read(data: bytes, path: str = "") -> Model:
     """The model in `data`; `path` is for messages only. *Raises*: as `load`."""
     try:
         return _read(data, path)
-    except BadModel as e:
+    except QsimError as e:
         if path:
             e.where = f"{path}: {e.where}" if e.where else path
         raise
@@ -80,7 +83,7 @@ def _read(data: bytes, path: str) -> Model:
     check.reject(model)
     graphs = tuple(_infer_activations(g) for g in graphs)
     model = model.but(graphs=graphs, source=Source(data, root, unknown, graphs))
-    return model.but(notes=notes + _activation_notes(model) + tuple(check.warnings(model)))
+    return model.but(notes=(*notes, *_oddities(model), *_activation_notes(model), *check.warnings(model)))
 
 
 _FOREIGN = (
@@ -111,17 +114,15 @@ def _identify(data: bytes) -> None:
 def op_name(code: Record) -> str:
     """Schema name of an operator code; "CUSTOM:<code>" for custom ops, "UNKNOWN:<number>" for ops newer than the schema."""
     number = max(code.value("builtin_code"), code.value("deprecated_builtin_code"))
-    name = schema().enum_names["BuiltinOperator"].get(number, f"UNKNOWN:{number}")
+    name = schema().enum_names["BuiltinOperator"].get(number, f"{UNKNOWN}{number}")
     return CUSTOM + code.get("custom_code", "") if name == "CUSTOM" else name
 
 
 def _graph(root: Record, record: Record, number: int, codes: list[str]) -> Graph:
     where = f"subgraph {number} " if number else ""
-    if "tensors" not in record or "operators" not in record:
-        raise Invalid("has no list of tensors or operators", where=f"subgraph {number}")
-    nodes = tuple(_node(root, r, i, codes, where) for i, r in enumerate(record["operators"]))
+    nodes = tuple(_node(root, r, i, codes, where) for i, r in enumerate(record.get("operators", [])))
     computed = {t for n in nodes for t in n.outputs} | set(_indices(record, "inputs"))
-    tensors = tuple(_tensor(root, r, i, i in computed, where) for i, r in enumerate(record["tensors"]))
+    tensors = tuple(_tensor(root, r, i, i in computed, where) for i, r in enumerate(record.get("tensors", [])))
     return Graph(tensors, nodes, _indices(record, "inputs"), _indices(record, "outputs"), record.get("name", ""), record)
 
 
@@ -174,11 +175,13 @@ def _constant(root: Record, record: Record, type_name: str, shape: tuple[int, ..
         raise Invalid("is larger than any memory", where=where, found=shape)
     if index >= len(buffers):
         raise Invalid("names a buffer that is not there", where=where, found=index, expected=f"below {len(buffers)}")
-    stored = stored_bytes(buffers[index])
+    if record.value("external_buffer"):
+        raise Unsupported("its constant lies in another file, which is not read", where=where)
+    stored = stored_bytes(buffers[index]) if index else np.zeros(0, np.uint8)  # buffer 0 means: no constant
     if not stored.size or "sparsity" in record:
         empty = size == 0 and not computed and not record.value("is_variable") and bool(shape)
         return unpack(np.zeros(0, np.uint8), type_name, shape) if empty and not stored.size else None
-    if size is not None and stored.size != size:
+    if size is not None and stored.size < size:
         raise Invalid("has a constant of the wrong size", where=where, found=f"{stored.size} bytes", expected=f"{size} for {shape}")
     return unpack(stored, type_name, shape)
 
@@ -225,10 +228,26 @@ def read_signature(record: Record, graphs: tuple[Graph, ...]) -> dict[str, Any]:
     return {"key": key, "graph": graph, **maps}
 
 
-# Ops whose fused activation acts on the output itself (in recurrent ops it acts on the cell).
-_ACTIVATED = frozenset(
-    "ADD SUB MUL DIV CONV_2D DEPTHWISE_CONV_2D CONV_3D TRANSPOSE_CONV FULLY_CONNECTED AVERAGE_POOL_2D MAX_POOL_2D CONCATENATION".split()
-)
+def _oddities(model: Model) -> Iterator[str]:
+    """What is legal, and worth knowing: ops newer than the schema, constants longer than their shape, sparse constants."""
+    for g, graph in enumerate(model.graphs):
+        for node in graph.nodes:
+            if node.op.startswith(UNKNOWN):
+                yield f"{check.place(model, g, node)}: an op newer than this version knows"
+        for t in graph.tensors:
+            if t.raw is not None and "sparsity" in t.raw:
+                yield f"{check.tensor_place(g, t)}: a sparse constant, kept as it is stored"
+            elif t.data is not None and _stored(model, t).size > (stored_size(t.type, t.shape) or sys.maxsize):
+                yield f"{check.tensor_place(g, t)}: the stored constant is longer than its shape, the rest is ignored"
+
+
+def _stored(model: Model, tensor: Tensor) -> np.ndarray:
+    return stored_bytes(model.source.root["buffers"][tensor.buffer])
+
+
+# Ops whose fused activation acts on the output itself (in recurrent ops it acts on the cell) and whose range is their own: pools and
+# CONCATENATION hand on the range of their inputs, whose producer has the activation already.
+_ACTIVATED = frozenset("ADD SUB MUL DIV CONV_2D DEPTHWISE_CONV_2D CONV_3D TRANSPOSE_CONV FULLY_CONNECTED".split())
 
 
 def _infer_activations(graph: Graph) -> Graph:
@@ -243,8 +262,8 @@ def inferred_activation(graph: Graph, node: Node) -> str | None:
     """
     if node.op not in _ACTIVATED or node.options.get("fused_activation_function") != "NONE" or len(node.outputs) != 1:
         return None
-    out, first = graph.tensors[node.outputs[0]], graph.tensors[node.inputs[0]] if node.inputs[0] >= 0 else None
-    if out.qparams is None or out.type not in ("int8", "uint8") or first is None or first.qparams is None or out.qparams.per_channel:
+    out, first = graph.tensors[node.outputs[0]], graph.tensors[node.inputs[0]]
+    if out.qparams is None or out.type not in ("int8", "uint8") or first.qparams is None or out.qparams.per_channel:
         return None
     if int(out.qparams.zero_point[0]) != TYPES[out.type].low:
         return None
