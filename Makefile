@@ -8,7 +8,8 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
   $$p -c '$(NEW_ENOUGH)' 2>/dev/null && { echo $$p; break; }; done)
 CONSTRAINTS ?= constraints.txt
 WORKERS ?= 2
-PYTEST = JAX_COMPILATION_CACHE_DIR="$(CURDIR)/.jax_cache" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.3 $(BIN)/python -m pytest
+DRAWS ?= 400
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS)
 
 .PHONY: help demo test conformance nightly format readme clean
 
@@ -25,13 +26,13 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(PYTEST) -n $(WORKERS)
+	$(PYTEST)
 
 conformance: $(READY)
-	QSIM_CONFORMANCE=full $(PYTEST) -n $(WORKERS) tests/test_conformance.py
+	$(PYTEST) --draws $(DRAWS) tests/test_conformance.py
 
 nightly: $(READY)
-	QSIM_CONFORMANCE=full $(PYTEST) -n $(WORKERS) -m "nightly or not nightly"
+	$(PYTEST) --draws $(DRAWS) -m "nightly or not nightly"
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from qsim.errors import BadData, WriteFailed
+from qsim.errors import BadData
+from qsim.files import replace_file
+from qsim.writer import may_write
 
 from .statistics import Domain, Sketch, Statistics
 
@@ -84,16 +86,6 @@ def _unpack(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Stat
 
 
 def write(path: Path, data: bytes, force: bool) -> None:
-    """All or nothing: a temporary file beside the target, synced, then renamed over it."""
-    if path.exists() and not force:
-        raise WriteFailed("the file exists", where=str(path), hint="Use --force (force=True) to replace it")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "xb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    except OSError as fault:
-        temporary.unlink(missing_ok=True)
-        raise WriteFailed(fault.strerror or str(fault), where=str(path)) from fault
+    """All or nothing. Raises: WriteFailed, also for an existing file without `force`."""
+    may_write(path, "", force=force)
+    replace_file(path, data)

@@ -54,7 +54,7 @@ class Distribution:
         low, high = floor(Fraction(below) * n), floor(Fraction(above) * n)
         return (
             self.min if low == 0 else self._value(float(low)),
-            self.max if high == 0 else self._value(float(max(n - 1 - high, 0))),
+            self.max if high == 0 else self._value(max(float(n) - 1.0 - high, 0.0)),
         )
 
     def _value(self, rank: float) -> float:

@@ -40,7 +40,7 @@ def float_of(key: Any) -> np.ndarray:
 
 def key_of(x: Any) -> np.ndarray:
     """Float bits as int32 that order as the values do; the inverse of `float_of`."""
-    bits = np.ascontiguousarray(x, np.float32).view(np.int32)
+    bits = np.asarray(x, np.float32, order="C").view(np.int32)
     return bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))
 
 
@@ -69,9 +69,9 @@ class Sketch:
     high: int
     bad: int
     fractional: bool
-    bins: np.ndarray
-    counts: np.ndarray
-    raw: np.ndarray | None = None
+    bins: np.ndarray = field(repr=False)
+    counts: np.ndarray = field(repr=False)
+    raw: np.ndarray | None = field(default=None, repr=False)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sketch):
@@ -156,16 +156,17 @@ def _merge_raw(a: Sketch, b: Sketch) -> np.ndarray | None:
     """Raw values survive while the number of elements allows it: a property of the whole data, hence the same in any order."""
     if not keeps_raw(a.size, a.samples + b.samples) or a.raw is None or b.raw is None:
         return None
-    return _sorted(np.concatenate([a.raw, b.raw]))
+    return sorted_values(np.concatenate([a.raw, b.raw]))
 
 
 def keeps_raw(size: int, samples: int) -> bool:
     return size <= RAW_SIZE and size * samples <= RAW_LIMIT
 
 
-def _sorted(x: np.ndarray) -> np.ndarray:
-    """Ascending by ordered key, so that -0.0 and 0.0 have one order."""
-    return np.ascontiguousarray(float_of(np.sort(key_of(x))))
+def sorted_values(x: np.ndarray) -> np.ndarray:
+    """Values that a range can be made of, ascending by ordered key (so that -0.0 and 0.0 have one order)."""
+    keys = np.sort(key_of(x).reshape(-1))
+    return float_of(keys[(keys < HUGE) & (keys >= -HUGE)])
 
 
 def sketch_array(x: np.ndarray, positions: np.ndarray | None = None) -> Sketch:
@@ -179,7 +180,7 @@ def sketch_array(x: np.ndarray, positions: np.ndarray | None = None) -> Sketch:
     good = np.abs(flat.view(np.int32) & np.int32(0x7FFFFFFF)) < HUGE
     keys = key_of(flat)[good]
     bins, counts = np.unique((key_of(part) >> SHIFT) + ZERO, return_counts=True)
-    raw = _sorted(flat[good]) if keeps_raw(flat.shape[1], len(x)) else None
+    raw = sorted_values(flat) if keeps_raw(flat.shape[1], len(x)) else None
     return Sketch(
         flat.shape[1], part.shape[1], len(x), int(keys.min(initial=EMPTY_LOW)), int(keys.max(initial=EMPTY_HIGH)),
         int(good.size - good.sum()), bool((flat[good] != np.floor(flat[good])).any()), bins.astype(np.uint16), counts.astype(np.int64), raw,

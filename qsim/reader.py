@@ -245,10 +245,9 @@ def _stored(model: Model, tensor: Tensor) -> np.ndarray:
     return stored_bytes(model.source.root["buffers"][tensor.buffer])
 
 
-# Ops whose fused activation acts on the output itself (in recurrent ops it acts on the cell).
-_ACTIVATED = frozenset(
-    "ADD SUB MUL DIV CONV_2D DEPTHWISE_CONV_2D CONV_3D TRANSPOSE_CONV FULLY_CONNECTED AVERAGE_POOL_2D MAX_POOL_2D CONCATENATION".split()
-)
+# Ops whose fused activation acts on the output itself (in recurrent ops it acts on the cell) and whose range is their own: pools and
+# CONCATENATION hand on the range of their inputs, whose producer has the activation already.
+_ACTIVATED = frozenset("ADD SUB MUL DIV CONV_2D DEPTHWISE_CONV_2D CONV_3D TRANSPOSE_CONV FULLY_CONNECTED".split())
 
 
 def _infer_activations(graph: Graph) -> Graph:
@@ -263,8 +262,8 @@ def inferred_activation(graph: Graph, node: Node) -> str | None:
     """
     if node.op not in _ACTIVATED or node.options.get("fused_activation_function") != "NONE" or len(node.outputs) != 1:
         return None
-    out, first = graph.tensors[node.outputs[0]], graph.tensors[node.inputs[0]] if node.inputs[0] >= 0 else None
-    if out.qparams is None or out.type not in ("int8", "uint8") or first is None or first.qparams is None or out.qparams.per_channel:
+    out, first = graph.tensors[node.outputs[0]], graph.tensors[node.inputs[0]]
+    if out.qparams is None or out.type not in ("int8", "uint8") or first.qparams is None or out.qparams.per_channel:
         return None
     if int(out.qparams.zero_point[0]) != TYPES[out.type].low:
         return None

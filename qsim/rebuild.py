@@ -14,7 +14,7 @@ from .errors import Invalid, Unsupported
 from .flat import Record
 from .graph import Graph, Model, Node, QParams, Tensor
 from .options import CUSTOM, UNIONS, read_options, write_options
-from .packing import pack
+from .packing import pack, stored_size, unpack
 from .schema import schema
 from .types import TYPES
 
@@ -38,12 +38,16 @@ def rebuild(model: Model) -> Record:
 def _graph(graph: Graph, buffers: _Buffers, codes: _Codes) -> Record:
     raw = _raw(graph.raw, "SubGraph")
     record = raw.but(
-        tensors=[_tensor(t, buffers) for t in graph.tensors],
-        operators=[_node(n, codes) for n in graph.nodes],
+        tensors=_list([_tensor(t, buffers) for t in graph.tensors], "tensors" in raw),
+        operators=_list([_node(n, codes) for n in graph.nodes], "operators" in raw),
         inputs=_same_or(raw.get("inputs"), graph.inputs),
         outputs=_same_or(raw.get("outputs"), graph.outputs),
     )
     return _with_text(record, "name", graph.name)
+
+
+def _list(records: list[Record], present: bool) -> list[Record] | None:
+    return records if records or present else None
 
 
 def _raw(raw: Mapping[str, Any] | None, table: str) -> Record:
@@ -216,9 +220,11 @@ def _holds(stored: np.ndarray, tensor: Tensor) -> bool:
     assert data is not None
     if stored.nbytes == data.nbytes and stored.__array_interface__["data"] == data.__array_interface__["data"]:
         return True  # the reader's own view of them
-    packed = pack(data, tensor.type)
-    fits = stored.size >= packed.size if TYPES[tensor.type].bits else stored.size == packed.size
-    return fits and np.array_equal(stored[: packed.size], packed)
+    if not TYPES[tensor.type].bits:
+        return np.array_equal(stored, pack(data, tensor.type))
+    size = stored_size(tensor.type, tensor.shape) or 0
+    # Compared as values: the bits that fill up the last byte of a sub-byte constant mean nothing.
+    return stored.size >= size and unpack(stored, tensor.type, tensor.shape).tobytes() == data.tobytes()
 
 
 def _outside(buffer: Record) -> Record:

@@ -24,7 +24,7 @@ _counts: Counter[str] = Counter()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--draws", type=int, default=int(os.environ.get("QSIM_DRAWS", "40")), help="quantization draws per generated shape"
+        "--draws", type=int, default=int(os.environ.get("QSIM_DRAWS", "20")), help="quantization draws per generated shape"
     )  # fmt: skip
 
 

@@ -144,6 +144,28 @@ def _channels_match(t: Tensor, where: str, scales: int, zeros: int) -> Iterator[
         yield f"{where}: {scales} scales for {t.shape[axis]} channels along dimension {axis}"
 
 
+# How many inputs an op cannot do without; LiteRT refuses to prepare it otherwise. Ops not named here are not judged.
+_NEEDS = {
+    **dict.fromkeys("LOGISTIC TANH RELU RELU6 RELU_N1_TO_1 SOFTMAX LOG_SOFTMAX QUANTIZE DEQUANTIZE CAST SHAPE".split(), 1),
+    **dict.fromkeys("AVERAGE_POOL_2D MAX_POOL_2D L2_POOL_2D L2_NORMALIZATION RESHAPE SQUEEZE CONCATENATION PACK UNPACK".split(), 1),
+    **dict.fromkeys("CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED ADD SUB MUL DIV MAXIMUM MINIMUM PRELU BATCH_MATMUL".split(), 2),
+    **dict.fromkeys("MEAN SUM PAD TRANSPOSE EXPAND_DIMS GATHER SPLIT RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR MIRROR_PAD".split(), 2),
+    **dict.fromkeys("REDUCE_MAX REDUCE_MIN REDUCE_PROD TILE ARG_MAX ARG_MIN SQUARED_DIFFERENCE POW BROADCAST_TO".split(), 2),
+    **dict.fromkeys("SLICE PADV2 SELECT SELECT_V2 SPLIT_V TRANSPOSE_CONV CONV_3D".split(), 3),
+    "STRIDED_SLICE": 4,
+}
+
+
+def operands_present(model: Model) -> Iterator[str]:
+    """Ops have the inputs they cannot do without, and an output."""
+    for _, _, node, where in nodes_of(model):
+        needed = _NEEDS.get(node.op, 0)
+        if len(node.inputs) < needed or -1 in node.inputs[:needed]:
+            yield f"{where}: has inputs {node.inputs}, needs {needed}"
+        if needed and not node.outputs:
+            yield f"{where}: has no output"
+
+
 _POSITIVE = frozenset(
     ("stride_w", "stride_h", "stride_d", "dilation_w_factor", "dilation_h_factor", "dilation_d_factor")
     + ("filter_width", "filter_height", "block_size", "num_splits")
@@ -210,6 +232,6 @@ def _acyclic(calls: dict[int, set[int]]) -> bool:
 
 
 MEANING = (
-    variables_empty,
+    operands_present, variables_empty,
     computed_once, computed_before_use, constants_fit, shapes_legal, parameters_legal, options_legal, calls_end,
 )  # fmt: skip

@@ -1,0 +1,162 @@
+"""Expected error of storing a distribution in affine integer codes, and the search for the codes that make it smallest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qsim.scheme import affine
+from qsim.types import code_range
+
+from .distribution import Distribution
+from .statistics import float_of, key_of
+
+Pair = tuple[np.float32, int]  # (scale, zero point) as they are stored
+
+
+@dataclass(frozen=True, eq=False)
+class Mesh:
+    """A distribution laid out for evaluation: points at (K,), or contiguous intervals between edges at (K+1,); weight (K,)."""
+
+    at: np.ndarray
+    weight: np.ndarray
+    points: bool
+
+
+def mesh(d: Distribution, bits: int = 6, octaves: int = 12) -> Mesh:
+    """Points where the distribution is exact; else intervals of 2^-bits of the value in the upper three octaves, twice as wide below.
+
+    Values below the largest * 2^-octaves are one interval: far below a step of 8 bits, of no weight beside one of 16. Zero is left
+    out: it always is a code and costs nothing.
+    """
+    if d.exact:
+        return Mesh(d.lower, np.where(d.lower == 0.0, 0.0, d.weight), True)
+    top = max(-d.min, d.max)
+    edges = np.concatenate([-_side(-d.min, top, bits, octaves)[::-1], [0.0], _side(d.max, top, bits, octaves)])
+    middle = 0.5 * (d.lower + d.upper)
+    where = np.clip(np.searchsorted(edges, middle, side="right") - 1, 0, len(edges) - 2)
+    return Mesh(edges, np.bincount(where, weights=np.where(middle == 0.0, 0.0, d.weight), minlength=len(edges) - 1), False)
+
+
+def _side(end: float, top: float, bits: int, octaves: int) -> np.ndarray:
+    """Ascending positive edges up to `end`: floats whose lower mantissa bits are zero, so that whole bins fall between them."""
+    if end <= 0.0:
+        return np.zeros(0)
+    parts = _edges(top * 2.0**-octaves, min(end, top / 8), 24 - bits), _edges(top / 8, end, 23 - bits), [end]
+    return np.unique(np.concatenate(parts))
+
+
+def _edges(low: float, high: float, shift: int) -> np.ndarray:
+    if high <= low:
+        return np.zeros(0)
+    edges = float_of(np.arange(int(key_of(low)) >> shift, (int(key_of(high)) >> shift) + 1, dtype=np.int64) << shift)
+    return edges[(edges > 0) & (edges < high)].astype(np.float64)
+
+
+def losses(m: Mesh, pairs: Sequence[Pair], type_name: str, powers: Sequence[float]) -> np.ndarray:
+    """(powers, pairs): sum over elements of |x - real(code(x))|^p for each stored (scale, zero point).
+
+    Formula: with u = x / scale, the error in steps is u - clip(round(u), qmin - z, qmax - z). Points are evaluated as they are; over
+    an interval the error is averaged in closed form (the integral of |e|^p du is 2 n (1/2)^(p+1) / (p+1) over n whole steps and
+    |e|^(p+1) / (p+1) over the rest), so neither wide nor narrow intervals are favoured. *Domain*: powers > 0, scales > 0.
+    """
+    low, high = code_range(type_name)
+    scale, zero = np.array([s for s, _ in pairs], np.float64)[:, None], np.array([z for _, z in pairs], np.float64)[:, None]
+    u = m.at / scale
+    steps = np.rint(np.clip(u, low - zero, high - zero))
+    error = (u - steps).astype(np.float32)
+    with np.errstate(divide="ignore"):
+        log = np.log(np.abs(error))
+    if m.points:
+        sums = [np.exp(np.float32(p) * log).astype(np.float64) @ m.weight for p in powers]
+    else:
+        width = np.diff(m.at)
+        density = np.divide(m.weight, width, out=np.zeros(len(width)), where=width > 0)
+        sums = [_integrals(error, steps, log, p) @ density * scale[:, 0] for p in powers]
+    return np.stack([s * scale[:, 0] ** p for s, p in zip(sums, powers, strict=True)])
+
+
+def _integrals(error: np.ndarray, steps: np.ndarray, log: np.ndarray, p: float) -> np.ndarray:
+    """(C, K): integral of |e|^p du over each interval, from its antiderivative at the edges."""
+    part = np.exp(np.float32(p + 1) * log)
+    np.copysign(part, error, out=part)
+    return np.diff(part + steps * (2.0 * 0.5 ** (p + 1)), axis=1) / (p + 1)
+
+
+def search(
+    d: Distribution, type_name: str = "int8", powers: Sequence[float] = (2.0,), *, symmetric: bool = False
+) -> list[tuple[float, float]]:
+    """For each power p the (low, high) whose stored (scale, zero point) makes the p-norm error smallest.
+
+    Candidates are pairs as `affine` stores them (scale in float32, zero point rounded, zero a code). First the scale of min/max times
+    0.78^0 .. 0.78^15, each with up to 7 zero points from "low end kept" to "high end kept"; then neighbours of each power's best: 5
+    scales within +-18 % and 5 zero points within +-1/16 of the codes; on a finer mesh 5 within +-6 % and 3 within +-1/64; 3 within
+    +-1.5 % and 3 within +-1. The returned range gives exactly that pair again. min/max is a candidate to the last.
+    """
+    rough, fine = mesh(d, 4, 9), mesh(d)
+    codes = code_range(type_name)[1] - code_range(type_name)[0] + 1
+    first = [affine(d.min, d.max, type_name, symmetric=symmetric)]
+    best = _best(rough, first + _coarse(d, first[0], type_name, symmetric), type_name, powers)
+    free = not (symmetric or d.min >= 0.0 or d.max <= 0.0)
+    best = _refined(rough, best, type_name, powers, _spread(0.18, 5), _moves(codes / 16, 5) if free else (0,))
+    best = _refined(fine, best, type_name, powers, _spread(0.06, 5), _moves(codes / 64, 3) if free else (0,))
+    best = _refined(fine, best, type_name, powers, _spread(0.015, 3), _moves(1, 3) if free else (0,), keep=first)
+    return [_range(s, z, type_name) for s, z in best]
+
+
+def _spread(part: float, n: int) -> tuple[float, ...]:
+    return tuple(np.linspace(1 - part, 1 + part, n))
+
+
+def _moves(most: float, n: int) -> tuple[int, ...]:
+    return tuple(sorted({round(m) for m in np.linspace(-most, most, n)}))
+
+
+def _coarse(d: Distribution, start: Pair, type_name: str, symmetric: bool) -> list[Pair]:
+    qmin, qmax = code_range(type_name)
+    found: list[Pair] = []
+    for k in range(1, 16):
+        s = np.float32(start[0] * np.float32(0.78) ** k)
+        ends = np.clip(np.rint([qmin - d.min / float(s), qmax - d.max / float(s)]), qmin, qmax)
+        zeros = [start[1]] if symmetric else np.unique(np.rint(np.linspace(ends.min(), ends.max(), 7)))
+        found += [(s, int(z)) for z in zeros]
+    return found
+
+
+def _best(m: Mesh, pairs: list[Pair], type_name: str, powers: Sequence[float]) -> list[Pair]:
+    return [pairs[int(k)] for k in np.argmin(losses(m, pairs, type_name, powers), axis=1)]
+
+
+def _refined(
+    m: Mesh,
+    best: list[Pair],
+    type_name: str,
+    powers: Sequence[float],
+    factors: Sequence[float],
+    moves: Sequence[int],
+    keep: Sequence[Pair] = (),
+) -> list[Pair]:
+    """The best neighbour of each power's best pair (or one of `keep`); powers with the same best share the evaluation."""
+    result = list(best)
+    for pair in set(best):
+        members = [k for k, b in enumerate(best) if b == pair]
+        found = _best(m, [*keep, *_around(pair, type_name, factors, moves)], type_name, [powers[k] for k in members])
+        for k, b in zip(members, found, strict=True):
+            result[k] = b
+    return result
+
+
+def _around(pair: Pair, type_name: str, factors: Sequence[float], moves: Sequence[int]) -> list[Pair]:
+    qmin, qmax = code_range(type_name)
+    zeros = sorted({int(np.clip(pair[1] + m, qmin, qmax)) for m in moves})
+    return [pair, *((np.float32(pair[0] * np.float32(f)), z) for f in factors for z in zeros)]
+
+
+def _range(scale: np.float32, zero: int, type_name: str) -> tuple[float, float]:
+    """The range that `affine` turns into exactly this pair (int16 activations are stored symmetric)."""
+    qmin, qmax = code_range(type_name)
+    if type_name == "int16":
+        return -float(scale) * qmax, float(scale) * qmax
+    return float(scale) * (qmin - zero), float(scale) * (qmax - zero)
