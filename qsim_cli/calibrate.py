@@ -50,7 +50,7 @@ def command(
 
     asked = Request(data, strategy, scheme, Affine(input_scale, input_offset), input_range, task, groups)
     found = choose_ranges(loaded, asked)
-    calibrate.save_ranges(output, found.ranges, loaded, form=form, force=force)
+    calibrate.save_ranges(output, found.ranges, model=loaded, form=form, force=force)
     if json:
         emit({"output": str(output), **found.facts(), "ranges": {k: list(v) for k, v in found.ranges.items()}})
         return 0
