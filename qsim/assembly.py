@@ -168,7 +168,7 @@ class Assembly:
         scale, zero = np.float32(x.scale[0]), int(x.zero_point[0])
         reach = largest_input(float(scale), zero, self.scheme.activation)
         scales = weight_scales(found, float(scale), reach, self.scheme.weight, self.scheme.per_channel)
-        codes, q = quantize_weights(self.plan.values[node.inputs[wp]], scales, axis, self.scheme.weight)
+        codes, q = quantize_weights(self.plan.values[node.inputs[wp]], scales, axis, self.scheme.weight, self.scheme.rounding)
         inputs[wp] = self.constant(node.inputs[wp], codes, self.scheme.weight, q)
         if bp is None:
             return
