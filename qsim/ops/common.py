@@ -64,7 +64,9 @@ def affine(site: Site, tensor: Tensor | None) -> tuple[np.float32, int]:
 
 
 def plain(site: Site) -> bool:
-    """What XNNPACK asks of every 8-bit operand: at most 6 axes, one scale, quantized dimension 0."""
+    """What XNNPACK asks of an op and every 8-bit operand: no TANH or SIGN_BIT fused, at most 6 axes, one scale, quantized dimension 0."""
+    if site.options.get("fused_activation_function", "NONE") in ("TANH", "SIGN_BIT"):
+        return False
     tensors = [t for t in (*site.inputs, *site.outputs) if t is not None and t.qparams is not None]
     return all(len(t.shape) <= 6 and not t.qparams.per_channel and t.qparams.axis == 0 for t in tensors if t.qparams is not None)
 

@@ -1,4 +1,7 @@
-"""Figures that `qsim eval` reports, from real outputs as (N, C) arrays."""
+"""How good outputs are: accuracy, agreement, divergence, and the paired comparison of two models on the same samples.
+
+All functions take real outputs as float64 arrays (N, C), one row a sample, as `reals` makes them.
+"""
 
 from __future__ import annotations
 
@@ -70,3 +73,26 @@ def comparison(y: np.ndarray, reference: np.ndarray, labels: np.ndarray | None, 
         ours, theirs = right(y, labels), right(reference, labels)
         found |= {"lost": int((theirs & ~ours).sum()), "won": int((ours & ~theirs).sum())}
     return found
+
+
+def verdict(lost: int, won: int, samples: int) -> dict[str, Any]:
+    """Is a model not inferior to another on the same samples? lost, won: samples that only the other, only it gets right.
+
+    Not inferior where lost - won <= 2 sqrt(lost + won) (two standard errors of the paired difference) or where the drop is at most
+    0.3 points. `interval`: the drop in points and its two-standard-error bounds.
+    """
+    drop, error = 100 * (lost - won) / samples, 200 * np.sqrt(lost + won) / samples
+    return {
+        "lost": lost, "won": won, "drop_points": drop, "interval": (drop - error, drop + error),
+        "not_inferior": bool(lost - won <= 2 * np.sqrt(lost + won) or drop <= 0.3),
+    }  # fmt: skip
+
+
+def auc(scores: np.ndarray, positive: np.ndarray) -> float:
+    """Area under the ROC curve: the share of (positive, negative) pairs that the score orders rightly, ties counting half."""
+    values, where = np.unique(scores, return_inverse=True)
+    counts = np.bincount(where, minlength=len(values))
+    rank = (np.cumsum(counts) - (counts - 1) / 2)[where]  # mean rank among equal scores, from 1
+    positive = np.asarray(positive, bool)
+    p, n = int(positive.sum()), int((~positive).sum())
+    return float((rank[positive].sum() - p * (p + 1) / 2) / (p * n))
