@@ -8,7 +8,8 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
   $$p -c '$(NEW_ENOUGH)' 2>/dev/null && { echo $$p; break; }; done)
 CONSTRAINTS ?= constraints.txt
 WORKERS ?= 2
-PYTEST = JAX_COMPILATION_CACHE_DIR="$(CURDIR)/.jax_cache" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.3 $(BIN)/python -m pytest
+DRAWS ?= 400
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS)
 
 .PHONY: help demo test conformance nightly format readme clean
 
@@ -25,13 +26,13 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(PYTEST) -n $(WORKERS)
+	$(PYTEST)
 
 conformance: $(READY)
-	QSIM_CONFORMANCE=full $(PYTEST) -n $(WORKERS) tests/test_conformance.py
+	$(PYTEST) --draws $(DRAWS) tests/test_conformance.py
 
 nightly: $(READY)
-	QSIM_CONFORMANCE=full $(PYTEST) -n $(WORKERS) -m "nightly or not nightly"
+	$(PYTEST) --draws $(DRAWS) -m "nightly or not nightly"
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
@@ -44,7 +45,7 @@ clean:
 	rm -rf $(VENV) .jax_cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(READY): pyproject.toml $(CONSTRAINTS)
-	@test -n "$(PYTHON)" || { echo "qsim needs Python 3.11 or newer, and 'python3' here is $$(python3 --version 2>&1 || echo missing):" \
+	@test -n "$(PYTHON)" || { echo "qsim needs Python 3.11 or newer, and there is $$(python3 --version 2>/dev/null || echo no python3) here:" \
 	  "install one, or name it with 'make PYTHON=/path/to/python3 ...'." >&2; exit 1; }
 	@$(PYTHON) -c '$(NEW_ENOUGH)' || { echo "qsim needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "'$(PYTHON)' cannot make virtual environments:" \

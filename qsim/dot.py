@@ -44,6 +44,9 @@ def depthwise(x: Any, w: Any, stride: tuple[int, int], dilation: tuple[int, int]
     if c == 1:
         stem = conv if integer else conv_float
         return stem(x, w, stride, dilation)
+    if integer and c <= 8 and m == 1 and dilation == (1, 1) and not _gpu() and _fast("conv"):
+        # loops over so few channels do not vectorize: a dense convolution by a diagonal of weights is faster
+        return _conv_side_by_side(x, w * jnp.eye(c, dtype=w.dtype)[None, None], stride, _conv_padded)
     n, h, wide, _ = x.shape
     oh = (h - (kh - 1) * dilation[0] - 1) // stride[0] + 1
     ow = (wide - (kw - 1) * dilation[1] - 1) // stride[1] + 1
@@ -94,10 +97,32 @@ def _conv_fast(x: Any, w: Any, stride: tuple[int, int], dilation: tuple[int, int
     kh, kw, c, o = w.shape
     if _gpu() or (kh, kw) == (1, 1):
         return _dense_fast(_columns(x, kh, kw, stride, dilation), w.reshape(kh * kw * c, o))
+    if c <= 4 and o <= 16 and dilation == (1, 1):
+        return _conv_side_by_side(x, w, stride, _conv_padded)
     if max(c, o) <= 16:
         rows = _columns(x, 1, kw, (1, stride[1]), (1, dilation[1]))
         return _conv_padded(rows, w.reshape(kh, 1, kw * c, o), (stride[0], 1), (dilation[0], 1))
     return _conv_padded(x, w, stride, dilation)
+
+
+def _conv_side_by_side(x: Any, w: Any, stride: tuple[int, int], product: Any) -> jax.Array:
+    """A thin convolution, 32 / o output columns at once: a (kh, 1) convolution of channels (window of all these columns) by weights
+    that repeat shifted by the stride. Up to three times the products, but in channels enough for the fast path."""
+    kh, kw, c, o = w.shape
+    n, h, wide, _ = x.shape
+    s, together = stride[1], max(32 // o, 1)
+    ow = (wide - kw) // s + 1
+    blocks, step, reach = -(-ow // together), together * s * c, ((together - 1) * s + kw) * c
+    rows = x.reshape(n, h, wide * c)
+    rows = jnp.pad(rows, ((0, 0), (0, 0), (0, max((blocks - 1) * step + -(-reach // step) * step - wide * c, 0))))
+    parts = []
+    for start in range(0, reach, step):
+        part = lax.slice_in_dim(rows, start, start + blocks * step, axis=2).reshape(n, h, blocks, step)
+        parts.append(part[..., : min(step, reach - start)])
+    shifted = [jnp.pad(w, ((0, 0), (t * s, (together - 1 - t) * s), (0, 0), (0, 0))) for t in range(together)]
+    weights = jnp.stack(shifted, axis=3).reshape(kh, 1, reach, together * o)
+    y = product(jnp.concatenate(parts, axis=-1), weights, (stride[0], 1), (1, 1))
+    return y.reshape(n, y.shape[1], blocks * together, o)[:, :, :ow]
 
 
 def _conv_padded(x: Any, w: Any, stride: tuple[int, int], dilation: tuple[int, int]) -> jax.Array:
@@ -133,15 +158,21 @@ def _columns(x: Any, kh: int, kw: int, stride: tuple[int, int], dilation: tuple[
 def conv_float(x: Any, w: Any, stride: tuple[int, int], dilation: tuple[int, int] = (1, 1), groups: int = 1) -> jax.Array:
     """VALID convolution of float32 arrays, shapes as `conv`; pointwise ones and thin stems take the form that is fast on CPUs."""
     kh, kw, c, o = w.shape
-    high = lax.Precision.HIGHEST
-    pointwise, stem = (kh, kw) == (1, 1) and max(c, o) > 16, c < 4 and kw > 1 and o <= 16
-    if groups == 1 and not _gpu() and (pointwise or stem):
-        return jnp.matmul(_columns(x, kh, kw, stride, dilation), w.reshape(kh * kw * c, o), precision=high)
-    if groups == 1 and not _gpu() and c == 3 and o > 16:
-        x, w = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, 1))), jnp.pad(w, ((0, 0), (0, 0), (0, 1), (0, 0)))
+    if groups == 1 and not _gpu():
+        if (kh, kw) == (1, 1) and max(c, o) > 16:
+            return jnp.matmul(_columns(x, 1, 1, stride, dilation), w.reshape(c, o), precision=lax.Precision.HIGHEST)
+        if c <= 4 and o <= 16 and dilation == (1, 1):
+            return _conv_side_by_side(x, w, stride, _conv_plain_float)
+        if c == 3:
+            x, w = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, 1))), jnp.pad(w, ((0, 0), (0, 0), (0, 1), (0, 0)))
+    return _conv_plain_float(x, w, stride, dilation, groups)
+
+
+def _conv_plain_float(x: Any, w: Any, stride: tuple[int, int], dilation: tuple[int, int], groups: int = 1) -> jax.Array:
     return lax.conv_general_dilated(
-        x, w, stride, "VALID", rhs_dilation=dilation, dimension_numbers=DIMENSIONS, feature_group_count=groups, precision=high
-    )
+        x, w, stride, "VALID", rhs_dilation=dilation, dimension_numbers=DIMENSIONS,
+        feature_group_count=groups, precision=lax.Precision.HIGHEST,
+    )  # fmt: skip
 
 
 def _gpu() -> bool:

@@ -10,6 +10,14 @@ from pathlib import Path
 from .errors import WriteFailed
 
 
+def can_write_beside(target: Path) -> None:
+    """Tries it: a nameless file in the target's directory. *Raises*: WriteFailed."""
+    try:
+        tempfile.TemporaryFile(dir=target.parent).close()
+    except OSError as e:
+        raise WriteFailed(f"the directory cannot be written: {e.strerror or e}", where=str(target)) from e
+
+
 def replace_file(target: Path, data: bytes) -> None:
     """Puts `data` at `target`. Whatever fails, the old file is intact and nothing is left beside it. *Raises*: WriteFailed."""
     try:
@@ -29,7 +37,7 @@ def replace_file(target: Path, data: bytes) -> None:
 
 
 def _fill(handle: int, data: bytes, target: Path) -> None:
-    with os.fdopen(handle, "wb") as file:
+    with open(handle, "wb") as file:  # closes the handle also where it cannot be opened as a file
         file.write(data)
         file.flush()
         # mkstemp makes files private; a model gets the mode of the file it replaces, else the usual one.

@@ -139,10 +139,11 @@ class _Writer:
         self.outside: list[tuple[int, str, np.ndarray]] = []
 
     def table(self, record: Mapping[str, Any], table: Table) -> int:
-        record = dict(record)
-        outside = record.pop("outside", None)
+        outside = record.get("outside")
+        places = OUTSIDE.get(table.name, ())
+        record = {k: v for k, v in record.items() if k not in places}
         if outside is not None:  # any values that are not defaults: they are filled in once the places are known
-            record.update(dict.fromkeys(OUTSIDE[table.name], 2))
+            record.update(dict.fromkeys(places, 2))
         references = {f.slot: self.child(record, f) for f in table.fields if f.kind != "scalar" and record.get(f.name) is not None}
         self.builder.StartObject(len(table.by_slot))
         for slot, reference in references.items():

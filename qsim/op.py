@@ -29,7 +29,7 @@ class Plan:
     """
 
     static: Any = ()
-    leaves: Mapping[str, np.ndarray] = field(default_factory=dict)
+    leaves: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
 
 

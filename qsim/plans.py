@@ -199,7 +199,7 @@ def _brief(value: Any) -> str:
     v = np.asarray(value)
     if v.size == 1:
         return str(v.reshape(())[()])
-    return f"{v.min()}..{v.max()} [{'x'.join(map(str, v.shape))}]" if v.size else "[]"
+    return f"{v.min()!s}..{v.max()!s} [{'x'.join(map(str, v.shape))}]" if v.size else "[]"
 
 
 def _full(value: Any) -> str:

@@ -6,7 +6,11 @@ Load rejects what LiteRT rejects and what has no defined result; whatever else l
 
 from __future__ import annotations
 
+import logging
 import os
+import stat
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +18,19 @@ from typing import Any
 import numpy as np
 
 from . import check, flat
-from .errors import BadModel, Invalid, Malformed, NewerSchema, TooLarge
+from .errors import Invalid, Malformed, NewerSchema, QsimError, TooLarge, Unsupported
 from .flat import Record
-from .graph import Graph, Model, Node, Options, QParams, Tensor
+from .graph import Graph, Model, Node, QParams, Tensor
 from .options import CUSTOM, read_options
 from .packing import stored_size, unpack
 from .schema import schema
 from .types import BY_CODE, TYPES
 from .verify import verify
 
+log = logging.getLogger("qsim")
 MAX_BYTES = 1 << 34  # of a file
 MAX_RANK = 8
+UNKNOWN = "UNKNOWN:"  # op names of builtin ops that the schema does not know
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +52,13 @@ def load(path_or_bytes: str | os.PathLike[str] | bytes, *, limit: int = MAX_BYTE
         return read(bytes(path_or_bytes))
     path = Path(path_or_bytes)
     try:
-        size = path.stat().st_size
-        if size > limit:
-            raise TooLarge("the file is larger than the limit", where=str(path), found=f"{size} bytes", expected=f"at most {limit}")
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise Malformed("cannot be read: it is not a file", where=str(path))
+        if status.st_size > limit:
+            raise TooLarge(
+                "the file is larger than the limit", where=str(path), found=f"{status.st_size} bytes", expected=f"at most {limit}"
+            )
         data = path.read_bytes()
     except (OSError, ValueError) as e:
         raise Malformed(f"cannot be read: {getattr(e, 'strerror', None) or e}", where=str(path)) from e
@@ -59,7 +69,7 @@ def read(data: bytes, path: str = "") -> Model:
     """The model in `data`; `path` is for messages only. *Raises*: as `load`."""
     try:
         return _read(data, path)
-    except BadModel as e:
+    except QsimError as e:
         if path:
             e.where = f"{path}: {e.where}" if e.where else path
         raise
@@ -76,11 +86,13 @@ def _read(data: bytes, path: str) -> Model:
     codes = [op_name(c) for c in root.get("operator_codes", [])]
     graphs = tuple(_graph(root, g, i, codes) for i, g in enumerate(root["subgraphs"]))
     notes = tuple(f"unknown newer field: {u}" for u in unknown)
-    model = Model(graphs, signatures(root, graphs), root.get("description", ""), path, None, notes)
+    if unknown:
+        log.warning("%s: fields newer than this version knows: %s", path or "the model", ", ".join(unknown))
+    model = Model(graphs, signatures(root), root.get("description", ""), path, None, notes)
     check.reject(model)
     graphs = tuple(_infer_activations(g) for g in graphs)
     model = model.but(graphs=graphs, source=Source(data, root, unknown, graphs))
-    return model.but(notes=notes + _activation_notes(model) + tuple(check.warnings(model)))
+    return model.but(notes=(*notes, *_oddities(model), *_activation_notes(model), *check.warnings(model)))
 
 
 _FOREIGN = (
@@ -111,17 +123,15 @@ def _identify(data: bytes) -> None:
 def op_name(code: Record) -> str:
     """Schema name of an operator code; "CUSTOM:<code>" for custom ops, "UNKNOWN:<number>" for ops newer than the schema."""
     number = max(code.value("builtin_code"), code.value("deprecated_builtin_code"))
-    name = schema().enum_names["BuiltinOperator"].get(number, f"UNKNOWN:{number}")
+    name = schema().enum_names["BuiltinOperator"].get(number, f"{UNKNOWN}{number}")
     return CUSTOM + code.get("custom_code", "") if name == "CUSTOM" else name
 
 
 def _graph(root: Record, record: Record, number: int, codes: list[str]) -> Graph:
     where = f"subgraph {number} " if number else ""
-    if "tensors" not in record or "operators" not in record:
-        raise Invalid("has no list of tensors or operators", where=f"subgraph {number}")
-    nodes = tuple(_node(root, r, i, codes, where) for i, r in enumerate(record["operators"]))
+    nodes = tuple(_node(root, r, i, codes, where) for i, r in enumerate(record.get("operators", [])))
     computed = {t for n in nodes for t in n.outputs} | set(_indices(record, "inputs"))
-    tensors = tuple(_tensor(root, r, i, i in computed, where) for i, r in enumerate(record["tensors"]))
+    tensors = tuple(_tensor(root, r, i, i in computed, where) for i, r in enumerate(record.get("tensors", [])))
     return Graph(tensors, nodes, _indices(record, "inputs"), _indices(record, "outputs"), record.get("name", ""), record)
 
 
@@ -137,7 +147,7 @@ def _node(root: Record, record: Record, index: int, codes: list[str], where: str
     try:
         options = read_options(op, record)
     except Invalid as e:
-        e.where = f"{where}op {index} {op}"
+        e.where = f"{where}op {index} {check.shown(op)}"
         raise
     version = root["operator_codes"][code].value("version")
     ins, outs, between = (_indices(record, name) for name in ("inputs", "outputs", "intermediates"))
@@ -146,7 +156,7 @@ def _node(root: Record, record: Record, index: int, codes: list[str], where: str
 
 def _tensor(root: Record, record: Record, index: int, computed: bool, where: str) -> Tensor:
     name = record.get("name", "")
-    where = f"{where}tensor {index} ({name!r})"
+    where = f"{where}tensor {index} ({check.shown(name)!r})"
     t = BY_CODE.get(record.value("type"))
     if t is None:
         raise NewerSchema("has an element type this version does not know", where=where, found=f"type {record.value('type')}")
@@ -174,11 +184,13 @@ def _constant(root: Record, record: Record, type_name: str, shape: tuple[int, ..
         raise Invalid("is larger than any memory", where=where, found=shape)
     if index >= len(buffers):
         raise Invalid("names a buffer that is not there", where=where, found=index, expected=f"below {len(buffers)}")
-    stored = stored_bytes(buffers[index])
+    if record.value("external_buffer"):
+        raise Unsupported("its constant lies in another file, which is not read", where=where)
+    stored = stored_bytes(buffers[index]) if index else np.zeros(0, np.uint8)  # buffer 0 means: no constant
     if not stored.size or "sparsity" in record:
         empty = size == 0 and not computed and not record.value("is_variable") and bool(shape)
         return unpack(np.zeros(0, np.uint8), type_name, shape) if empty and not stored.size else None
-    if size is not None and stored.size != size:
+    if size is not None and stored.size < size:
         raise Invalid("has a constant of the wrong size", where=where, found=f"{stored.size} bytes", expected=f"{size} for {shape}")
     return unpack(stored, type_name, shape)
 
@@ -209,26 +221,39 @@ def qparams(record: Record, where: str = "") -> QParams | None:
     return QParams(scale, zero, t.low, t.high, axis)
 
 
-def signatures(root: Record, graphs: tuple[Graph, ...]) -> tuple[dict[str, Any], ...]:
-    return tuple(read_signature(s, graphs) for s in root.get("signature_defs", []))
+def signatures(root: Record) -> tuple[dict[str, Any], ...]:
+    """{"key": name, "graph": subgraph index, "inputs": {name: tensor index}, "outputs": {name: tensor index}} of each signature."""
+    return tuple(_signature(s) for s in root.get("signature_defs", []))
 
 
-def read_signature(record: Record, graphs: tuple[Graph, ...]) -> dict[str, Any]:
-    """{"key": name, "graph": subgraph index, "inputs": {name: tensor index}, "outputs": {name: tensor index}}."""
-    graph, key = record.value("subgraph_index"), record.get("signature_key", "")
-    if graph >= len(graphs):
-        raise Invalid("names a subgraph that is not there", where=f"signature {key!r}", found=graph, expected=f"below {len(graphs)}")
+def _signature(record: Record) -> dict[str, Any]:
     maps = {side: {m.get("name", ""): m.value("tensor_index") for m in record.get(side, [])} for side in ("inputs", "outputs")}
-    for index in (i for side in maps.values() for i in side.values()):
-        if index >= len(graphs[graph].tensors):
-            raise Invalid("names a tensor that is not there", where=f"signature {key!r}", found=index)
-    return {"key": key, "graph": graph, **maps}
+    return {"key": record.get("signature_key", ""), "graph": record.value("subgraph_index"), **maps}
 
 
-# Ops whose fused activation acts on the output itself (in recurrent ops it acts on the cell).
-_ACTIVATED = frozenset(
-    "ADD SUB MUL DIV CONV_2D DEPTHWISE_CONV_2D CONV_3D TRANSPOSE_CONV FULLY_CONNECTED AVERAGE_POOL_2D MAX_POOL_2D CONCATENATION".split()
-)
+def _oddities(model: Model) -> Iterator[str]:
+    """What is legal, and worth knowing: newer ops, long or sparse constants, parameters that are not affine."""
+    for g, graph in enumerate(model.graphs):
+        for node in graph.nodes:
+            if node.op.startswith(UNKNOWN):
+                yield f"{check.place(model, g, node)}: an op newer than this version knows"
+        for t in graph.tensors:
+            details = (t.raw or {}).get("quantization", {}).get("details")
+            if details is not None:
+                yield f"{check.tensor_place(g, t)}: its quantization is a {details.table}, kept as it is stored"
+            if t.raw is not None and "sparsity" in t.raw:
+                yield f"{check.tensor_place(g, t)}: a sparse constant, kept as it is stored"
+            elif t.data is not None and _stored(model, t).size > (stored_size(t.type, t.shape) or sys.maxsize):
+                yield f"{check.tensor_place(g, t)}: the stored constant is longer than its shape, the rest is ignored"
+
+
+def _stored(model: Model, tensor: Tensor) -> np.ndarray:
+    return stored_bytes(model.source.root["buffers"][tensor.buffer])
+
+
+# Ops whose fused activation acts on the output itself (in recurrent ops it acts on the cell) and whose range is their own: pools and
+# CONCATENATION hand on the range of their inputs, whose producer has the activation already.
+_ACTIVATED = frozenset("ADD SUB MUL DIV CONV_2D DEPTHWISE_CONV_2D CONV_3D TRANSPOSE_CONV FULLY_CONNECTED".split())
 
 
 def _infer_activations(graph: Graph) -> Graph:
@@ -243,8 +268,8 @@ def inferred_activation(graph: Graph, node: Node) -> str | None:
     """
     if node.op not in _ACTIVATED or node.options.get("fused_activation_function") != "NONE" or len(node.outputs) != 1:
         return None
-    out, first = graph.tensors[node.outputs[0]], graph.tensors[node.inputs[0]] if node.inputs[0] >= 0 else None
-    if out.qparams is None or out.type not in ("int8", "uint8") or first is None or first.qparams is None or out.qparams.per_channel:
+    out, first = graph.tensors[node.outputs[0]], graph.tensors[node.inputs[0]]
+    if out.qparams is None or out.type not in ("int8", "uint8") or first.qparams is None or out.qparams.per_channel:
         return None
     if int(out.qparams.zero_point[0]) != TYPES[out.type].low:
         return None
@@ -259,6 +284,3 @@ def _activation_notes(model: Model) -> tuple[str, ...]:
         for n in graph.nodes
         if n.inferred_activation
     )
-
-
-__all__ = ["MAX_BYTES", "Options", "Source", "load", "read"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +14,7 @@ from .errors import Invalid, Unsupported
 from .flat import Record
 from .graph import Graph, Model, Node, QParams, Tensor
 from .options import CUSTOM, UNIONS, read_options, write_options
-from .packing import pack
+from .packing import pack, stored_size, unpack
 from .schema import schema
 from .types import TYPES
 
@@ -28,7 +30,7 @@ def rebuild(model: Model) -> Record:
     root = old.but(operator_codes=codes.records, subgraphs=graphs, buffers=buffers.finished())
     if model.description != old.get("description", ""):
         root = root.but(description=model.description or None)
-    if model.signatures != reader.signatures(old, model.graphs):
+    if model.signatures != reader.signatures(old):
         root = root.but(signature_defs=[_signature(s) for s in model.signatures] or None)
     return root
 
@@ -36,12 +38,16 @@ def rebuild(model: Model) -> Record:
 def _graph(graph: Graph, buffers: _Buffers, codes: _Codes) -> Record:
     raw = _raw(graph.raw, "SubGraph")
     record = raw.but(
-        tensors=[_tensor(t, buffers) for t in graph.tensors],
-        operators=[_node(n, codes) for n in graph.nodes],
+        tensors=_list([_tensor(t, buffers) for t in graph.tensors], "tensors" in raw),
+        operators=_list([_node(n, codes) for n in graph.nodes], "operators" in raw),
         inputs=_same_or(raw.get("inputs"), graph.inputs),
         outputs=_same_or(raw.get("outputs"), graph.outputs),
     )
     return _with_text(record, "name", graph.name)
+
+
+def _list(records: list[Record], present: bool) -> list[Record] | None:
+    return records if records or present else None
 
 
 def _raw(raw: Mapping[str, Any] | None, table: str) -> Record:
@@ -74,18 +80,24 @@ def _tensor(tensor: Tensor, buffers: _Buffers) -> Record:
         record["shape_signature"] = raw["shape_signature"]
     if tensor.raw is None:
         record["has_rank"] = True
+    elif tensor.data is not None and "sparsity" in raw:  # a value given to a sparse constant is a dense one
+        del record["sparsity"]
     return _with_text(record, "name", tensor.name)
 
 
 def _quantization(raw: Record, q: QParams | None) -> Record | None:
-    """The old parameters where nothing changed. New ones drop min and max, which described the old."""
+    """The old parameters where nothing changed. min and max, where the file had them, follow the new scale and zero point."""
     old = raw.get("quantization")
     if q == reader.qparams(raw):
         return old
     if q is None:
         return None
     scale, zero = np.atleast_1d(np.asarray(q.scale, "<f4")), np.atleast_1d(np.asarray(q.zero_point, "<i8"))
-    return Record("QuantizationParameters", {"scale": scale, "zero_point": zero, "quantized_dimension": int(q.axis)})
+    new = Record("QuantizationParameters", {"scale": scale, "zero_point": zero, "quantized_dimension": int(q.axis)})
+    for name, end in zip(("min", "max"), q.real_range(), strict=True):
+        if old is not None and name in old and old[name].size == scale.size:
+            new[name] = np.atleast_1d(end).astype("<f4")
+    return new
 
 
 def _node(node: Node, codes: _Codes) -> Record:
@@ -159,10 +171,9 @@ class _Buffers:
 
     def __init__(self, model: Model, old: Record):
         self.records: list[Record] = list(old.get("buffers", []))
-        self.first_new = len(self.records)
         self.used = {0} | {m.value("buffer") for m in old.get("metadata", [])} | set(map(int, old.get("metadata_buffer", ())))
-        self.was_used = {t.value("buffer") for g in old.get("subgraphs", []) for t in g.get("tensors", [])}
-        self.shared: dict[tuple[int, str], int] = {}  # (id of an array, element type) -> the new buffer that holds it
+        self.users = Counter(t.value("buffer") for g in old.get("subgraphs", []) for t in g.get("tensors", []))
+        self.shared: dict[tuple, int] = {}  # what makes two new constants the same -> their buffer
         self.arrays: list[np.ndarray] = []  # keeps those ids alive
 
     def index(self, tensor: Tensor) -> int:
@@ -171,26 +182,49 @@ class _Buffers:
         return found
 
     def _index(self, tensor: Tensor) -> int:
-        old = tensor.raw.value("buffer") if isinstance(tensor.raw, Record) else None
-        stored = reader.stored_bytes(self.records[old]) if old is not None else None
+        raw = _raw(tensor.raw, "Tensor")
+        old = raw.value("buffer")  # 0 means: no constant
+        stored = reader.stored_bytes(self.records[old]) if old else np.zeros(0, np.uint8)
         if tensor.data is None:
-            keeps = old is not None and (not stored.size or "sparsity" in tensor.raw)  # type: ignore[union-attr,operator]
-            return old if keeps else 0  # type: ignore[return-value]
-        if old is not None and stored is not None and np.array_equal(stored, pack(tensor.data, tensor.type)):
+            return old if not stored.size or "sparsity" in raw else 0
+        if _holds(stored, tensor):
             return old
-        key = id(tensor.data), tensor.type
+        data = pack(tensor.data, tensor.type)
+        # Tensors that shared a buffer go on sharing one where they still say the same; so do tensors made of one array.
+        key = (old, hashlib.sha256(data.tobytes()).digest()) if old else (id(tensor.data), tensor.type)
         if key not in self.shared:
             self.arrays.append(tensor.data)
-            self.shared[key] = len(self.records)
-            self.records.append(Record("Buffer", {"data": pack(tensor.data, tensor.type)}))
+            self.shared[key] = self.place(old, data)
         return self.shared[key]
 
+    def place(self, old: int, data: np.ndarray) -> int:
+        """Index of a buffer for new bytes: the tensor's old one where it is the only user, else one of its own."""
+        if old and old not in self.used and self.users[old] == 1:
+            where = "outside" if "outside" in self.records[old] else "data"
+            self.records[old] = self.records[old].but(data=None, outside=None).but(**{where: data})
+            return old
+        self.records.append(Record("Buffer", {"data": data}))
+        return len(self.records) - 1
+
     def finished(self) -> list[Record]:
-        lost = self.was_used - self.used
+        lost = self.users.keys() - self.used
         records = [Record("Buffer") if i in lost else r for i, r in enumerate(self.records)]
         if sum(r["data"].size for r in records if "data" in r) > LARGEST_INSIDE:
             records = [_outside(r) for r in records]
         return records
+
+
+def _holds(stored: np.ndarray, tensor: Tensor) -> bool:
+    """Whether these bytes are the tensor's value; those of a fixed size may be followed by others."""
+    data = tensor.data
+    assert data is not None
+    if stored.nbytes == data.nbytes and stored.__array_interface__["data"] == data.__array_interface__["data"]:
+        return True  # the reader's own view of them
+    if not TYPES[tensor.type].bits:
+        return np.array_equal(stored, pack(data, tensor.type))
+    size = stored_size(tensor.type, tensor.shape) or 0
+    # Compared as values: the bits that fill up the last byte of a sub-byte constant mean nothing.
+    return stored.size >= size and unpack(stored, tensor.type, tensor.shape).tobytes() == data.tobytes()
 
 
 def _outside(buffer: Record) -> Record:

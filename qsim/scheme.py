@@ -13,13 +13,15 @@ from .types import code_range
 @dataclass(frozen=True)
 class Scheme:
     """What becomes of activations and weights. `activation`, `weight`, `bias`: element types; `per_channel`: weights of CONV_2D,
-    DEPTHWISE_CONV_2D and FULLY_CONNECTED get one scale per output channel (symmetric, narrow: -127..127 for int8)."""
+    DEPTHWISE_CONV_2D and FULLY_CONNECTED get one scale per output channel (symmetric, narrow: -127..127 for int8). `rounding` of the
+    weights: "nearest", or "sum", which also keeps each channel's sum (see `weights.quantize_weights`)."""
 
     name: str
     activation: str = "int8"
     weight: str = "int8"
     bias: str = "int32"
     per_channel: bool = True
+    rounding: str = "sum"
 
 
 INT8 = Scheme("int8")

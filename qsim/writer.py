@@ -12,7 +12,7 @@ from pathlib import Path
 
 from . import check, flat
 from .errors import Invalid, NewerSchema, Unsupported, WriteFailed
-from .files import replace_file
+from .files import can_write_beside, replace_file
 from .graph import Model
 from .patch import patch
 from .rebuild import rebuild
@@ -46,9 +46,9 @@ def save(model: Model, path: str | os.PathLike[str], *, how: str = "auto", force
     return used
 
 
-def may_write(target: Path, source: str, *, force: bool = False, in_place: bool = False) -> None:
-    """*Raises*: WriteFailed if `target` must not or cannot be written: to be called before any compute."""
-    where = str(target)
+def may_write(path: str | os.PathLike[str], source: str, *, force: bool = False, in_place: bool = False) -> None:
+    """*Raises*: WriteFailed if `path` must not or cannot be written; to be called before any compute. `source`: the input's path."""
+    target, where = Path(path), str(path)
     if target.is_dir():
         raise WriteFailed("is a directory", where=where)
     if not target.parent.is_dir():
@@ -58,8 +58,7 @@ def may_write(target: Path, source: str, *, force: bool = False, in_place: bool 
             raise WriteFailed("is the file the model was read from", where=where, hint="Write elsewhere, or ask for it with --in-place")
     elif target.exists() and not force:
         raise WriteFailed("exists already", where=where, hint="Use --force to replace it")
-    if not os.access(target.parent, os.W_OK | os.X_OK):
-        raise WriteFailed("the directory cannot be written", where=where)
+    can_write_beside(target)
 
 
 def _encode(model: Model, how: str) -> tuple[bytes, str]:

@@ -55,7 +55,16 @@ InputOffset = Annotated[
 InputRange = Annotated[
     tuple[float, float] | None,
     Parameter(
-        name="--input-range", converter=_pair, n_tokens=1, allow_leading_hyphen=True, help="Declared domain lo,hi of the model's real input."
+        name="--input-range",
+        converter=_pair,
+        n_tokens=1,
+        allow_leading_hyphen=True,
+        help="Declared domain lo,hi of the model's real input.",
     ),
 ]
 Data = Annotated[Path, Parameter(name="--data", help="An .npz or .npy of samples, or a folder of images (sorted by name).")]
+Inputs = Annotated[Path, Parameter(help="An .npz with one array per input, keyed by tensor name or t<index>, of shape (N, *shape).")]
+Task = Annotated[
+    Literal["classification"] | None,
+    Parameter(help="classification: the output holds scores of classes, so KL judges it (default: only where it comes from SOFTMAX)."),
+]

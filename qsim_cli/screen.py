@@ -52,7 +52,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(title=Text(safe(title)) if title else None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    if title:
+        text(safe(title, 400))
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for c in columns:
         made.add_column(c, justify="right" if c in numeric else "left", overflow="fold")
     for row in rows:

@@ -22,7 +22,8 @@ from qsim.types import TYPES, code_range
 
 SAMPLES = 6
 ANY = ("int8", "int16", "int32")
-CONVERTERS = ("QUANTIZE", "CAST")  # every pair of types, not only equal ones
+CONVERTERS = ("QUANTIZE", "CAST", "SHAPE")  # every pair of types, not only equal ones
+COPIES = ("PAD", "TRANSPOSE", "CONCATENATION", "STRIDED_SLICE", "GATHER", "PACK", "RESHAPE", "SQUEEZE", "EXPAND_DIMS", "SHAPE")
 Types = tuple[tuple[str, ...], tuple[str, ...]]
 
 
@@ -46,13 +47,23 @@ class Row:
 
     @cached_property
     def options(self) -> Options:
+        own = {**self.case.options, **self._type_options()}
         if not self.variant:
-            return Options(self.case.options)
+            return Options(own)
         for attempt in range(100):
-            drawn = Options(domains.other_options(self.op.name, self.case.options, self.rng(-1 - attempt & 0xFFFF)))
-            if all(0 not in s for s in _output_shapes(self, drawn)):
+            drawn = Options(domains.other_options(self.op.name, own, self.rng(1 << 20 | attempt)))
+            if _leaves_something(self, drawn):
                 return drawn
         raise ValueError(f"{self}: no drawn options leave a non-empty output")
+
+    def _type_options(self) -> dict[str, str]:
+        """Options that repeat an operand's type (of CAST and SHAPE) follow the types of the row."""
+        named = {"in_data_type": self.types[0][0], "out_data_type": self.types[1][0], "out_type": self.types[1][0]}
+        return {k: t.upper() for k, t in named.items() if k in self.case.options}
+
+    def draws(self, wanted: int) -> int:
+        """How many draws the row is worth: a copy has little to get wrong."""
+        return max(4, wanted // 4) if self.op.name in COPIES else wanted
 
     @cached_property
     def output_shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -133,6 +144,14 @@ def _follow(position: int, pattern: str, like: str, case: Case) -> str:
     return _one(pattern, like)
 
 
+def _leaves_something(row: Row, options: Options) -> bool:
+    """Drawn options may ask for a window larger than the image: `real` then fails, or gives an empty output."""
+    try:
+        return all(0 not in s for s in _output_shapes(row, options))
+    except (TypeError, ValueError):
+        return False
+
+
 def _output_shapes(row: Row, options: Options) -> tuple[tuple[int, ...], ...]:
     """Shapes of the outputs, from the op's real function."""
     case, slots = row.case, []
@@ -209,7 +228,8 @@ def _plain(row: Row, style: str, rng: np.random.Generator) -> _Drawn:
     """An op without weights."""
     op, case, (ins, outs) = row.op, row.case, row.types
     carrying = [p for p in range(len(ins)) if p not in case.values and ins[p] in domains.QUANTIZED]
-    domain = domains.DOMAINS.get(op.name, domains.Domain("tied") if op.rule.tied else domains.Domain())
+    depth = (case.inputs[0] or (1,))[-1]
+    domain = domains.domain(op.name, row.flavour, depth, tied=op.rule.tied)
     quantized_outs = tuple(t for t in outs if t in domains.QUANTIZED)
     drawn = domains.parameters(op.name, domain, style, rng, {p: ins[p] for p in carrying}, quantized_outs)
     fixed = [op.rule.fixed.get(t) for t in outs]
@@ -220,7 +240,7 @@ def _plain(row: Row, style: str, rng: np.random.Generator) -> _Drawn:
         tensor, values = _operand(row, p, style, rng, drawn, out_q)
         slots.append(tensor)
         if values is not None:
-            data[f"x{p}"] = values
+            data[f"x{p}"] = domains.defined(op.name, row.flavour, ins[p], values)
     return _Drawn(slots, out_q, data)
 
 
@@ -260,13 +280,14 @@ def _linear(row: Row, style: str, rng: np.random.Generator) -> _Drawn:
     shape = case.inputs[w]  # type: ignore[index]
     with_bias = b is not None and b < len(ins) and case.inputs[b] is not None
     per_channel = rng.random() < 0.6
+    w_zero = int(rng.integers(-20, 20)) if row.op.name == "FULLY_CONNECTED" and not per_channel and rng.random() < 0.3 else 0
     kinds = (ins[x], ins[w], outs[0])  # type: ignore[index]
     drawn = domains.linear(style, rng, shape, axis, kinds, bias=with_bias, channels=shape[axis] if per_channel else 1)  # type: ignore
     slots: list[Tensor | None] = [None] * len(ins)
     x_q = _qparams(*drawn.x, ins[x])
     slots[x] = Tensor(x, f"x{x}", case.inputs[x], ins[x], x_q)  # type: ignore
     zeros = np.zeros(drawn.weight_scale.size, np.int64)
-    slots[w] = Tensor(w, "w", shape, ins[w], _qparams(drawn.weight_scale, zeros, ins[w], axis), drawn.weights)  # type: ignore
+    slots[w] = Tensor(w, "w", shape, ins[w], _qparams(drawn.weight_scale, zeros + w_zero, ins[w], axis), drawn.weights)  # type: ignore
     if with_bias:
         bias = drawn.bias.astype(TYPES[ins[b]].dtype)  # type: ignore
         s_b = (np.float64(drawn.x[0]) * drawn.weight_scale.astype(np.float64)).astype(np.float32)

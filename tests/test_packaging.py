@@ -83,12 +83,6 @@ def test_imports_point_one_way(package, banned):
         assert not imports_of(path) & banned, path
 
 
-def test_the_records_do_not_import_jax():
-    for name in ("types", "errors", "graph", "op", "scheme", "reader", "writer", "check", "flat"):
-        top = [n for n in ast.parse((ROOT / "qsim" / f"{name}.py").read_text(encoding="utf-8")).body if isinstance(n, ast.Import | ast.ImportFrom)]
-        assert not {a.name.partition(".")[0] for n in top for a in n.names} & {"jax"}, name
-
-
 def test_types_are_declared():
     for package in PACKAGES:
         assert (Path(package.__file__).parent / "py.typed").exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -11,11 +13,11 @@ import numpy as np
 from jax import lax
 
 from ..errors import Unsupported
-from ..fixed import activation_range, high_mul, lookup, quantize_multiplier, requantize, round_away, store
+from ..fixed import activation_range, high_mul, lookup, quantize_multiplier, requantize, round_away, shift_up, store
 from ..graph import Options
 from ..op import Case, Op, Plan, Rule, Site, namespace
 from ..types import code_range
-from .common import activate, affine, each, f32
+from .common import Leaves, activate, affine, each, f32
 
 # ---------------------------------------------------------------- SOFTMAX
 
@@ -74,37 +76,81 @@ def reciprocal(a: jax.Array) -> jax.Array:
     *Restates*: gemmlowp's one_over_one_plus_x_for_x_in_0_1.
     """
     d = (a >> np.int32(1)) + np.int32(1 << 30)
-    x = np.int32(1515870810) + high_mul(d, np.full((), -1010580540, np.int32))
+    x = np.int32(1515870810) + high_mul(d, jnp.int32(-1010580540))
     for _ in range(3):
         x = x + (high_mul(x, np.int32(1 << 29) - high_mul(d, x)) << np.int32(2))
     return jnp.where(x > np.int32((1 << 30) - 1), np.int32((1 << 31) - 1), x << np.int32(1))
 
 
+def float_exp_table(scale: np.float32, beta: float) -> np.ndarray:
+    """float32 (256,): exp(-f32(beta * scale) * d) for d = 255 .. 0, each argument and result rounded to float32."""
+    step = f32(-scale * f32(beta))
+    return np.exp((step * np.arange(255, -1, -1, dtype=f32)).astype(np.float64)).astype(f32)
+
+
 def _plan_softmax(site: Site, flavour: str) -> Plan:
+    """static: the form, "reference" or "builtin"."""
     scale, _ = affine(site, site.inputs[0])
     sy, zy = affine(site, site.outputs[0])
-    low, _ = code_range(site.outputs[0].type)
     if site.outputs[0].type == "int8" and (zy != -128 or abs(float(sy) * 256 - 1) > 1e-3):
         raise Unsupported("SOFTMAX gives scale 1/256 and zero point -128 only", where=site.where, found=(float(sy), zy))
-    return Plan((), {"exp": exp_table(scale, site.options.get("beta", 1.0))}, "fixed-point exponentials from a table, one reciprocal a row")
+    beta = site.options.get("beta", 1.0)
+    if flavour == "reference":
+        return Plan("reference", {"exp": exp_table(scale, beta)}, "fixed-point exponentials from a table, one reciprocal a row")
+    note = "float32 exponentials from a table, summed in order, one float32 reciprocal a row"
+    return Plan("builtin", {"exp": float_exp_table(scale, beta), "output_scale": sy}, note)
 
 
-def _run_softmax(options: Options, static: tuple, leaves: dict, x: jax.Array) -> jax.Array:
-    """y = clip(RS(HM(1 / sum, e), shift) + low): e = exp(beta s_x (q - rowmax)) in Q0.31, the sum in Q12.19, over the last axis.
+def _run_softmax(options: Options, static: str, leaves: Leaves, x: jax.Array) -> jax.Array:
+    """Softmax of int8/uint8 codes over the last axis; both forms take exp(beta s_x (q - rowmax)) from a table of 256.
 
-    *Domain*: output scale 1/256, zero point at the type's low end; exponents below -31 count as 0.
-    *Restates*: SOFTMAX of LiteRT, the same in every flavour (XNNPACK does not take it).
+    Reference: e in Q0.31, their sum in Q12.19, y = clip(RS(HM(1 / sum, e), shift) + low). Builtin (and the default interpreter, whose
+    delegate does not take SOFTMAX): e in float32, summed in order, y = clip(round_away(f32(e r)) - 128), r = f32(1 / f32(sum s_y));
+    uint8: y = clip(trunc(f32(f32(e r) + 0.5))).
+
+    *Domain*: output scale 1/256, zero point at the type's low end. Reference: the exponentials of a row sum to less than 512 (there the
+    runtime stops the process); those below e^-31 count as 0.
+    *Restates*: SOFTMAX of LiteRT (reference; optimized for x86, ARM differs).
     """
     codes = x.astype(np.int32)
-    e = jnp.take(jnp.asarray(leaves["exp"]), codes - jnp.max(codes, axis=-1, keepdims=True) + np.int32(255), mode="clip")
+    place = codes - jnp.max(codes, axis=-1, keepdims=True) + np.int32(255)
+    e = jnp.take(jnp.asarray(leaves["exp"]), place, mode="clip")
+    return _fixed_shares(e, x.dtype) if static == "reference" else _float_shares(e, leaves["output_scale"], x.dtype)
+
+
+def _fixed_shares(e: jax.Array, dtype: Any) -> jax.Array:
+    """e in Q0.31 -> codes of e / sum."""
     total = jnp.sum((e >> np.int32(12)) + (e >> np.int32(11) & np.int32(1)), axis=-1, keepdims=True, dtype=np.int32)
     zeros = lax.clz(total)
     inverse = reciprocal((total << zeros) ^ np.int32(-(2**31)))
     product = high_mul(jnp.broadcast_to(inverse, e.shape), e)
-    right = jnp.broadcast_to(np.int32(35) - zeros, e.shape)
-    scaled = (product >> right) + (product >> (right - np.int32(1)) & np.int32(1))
-    low, high = (np.int32(v) for v in (np.iinfo(x.dtype).min, np.iinfo(x.dtype).max))
-    return store(scaled, low, low, high, x.dtype)
+    low, high = (np.int32(v) for v in (np.iinfo(dtype).min, np.iinfo(dtype).max))
+    # Products are never negative: halves away from zero are halves up.
+    return store(shift_up(product, jnp.minimum(np.int32(35) - zeros, np.int32(31))), low, low, high, dtype)
+
+
+def _float_shares(e: jax.Array, scale: Any, dtype: Any) -> jax.Array:
+    """e in float32 -> codes of e / sum."""
+    with jax.enable_x64(True):  # a float32 reciprocal through float64 is rounded as the CPU's own, whatever the device divides with
+        divisor = lax.convert_element_type(ordered_sum(e) * scale, np.float64)
+        inverse = lax.convert_element_type(np.float64(1) / divisor, np.float32)
+    share = jnp.maximum(e * inverse, np.float32(0))  # the maximum keeps product and sum from becoming one FMA
+    low, high = (np.int32(v) for v in (np.iinfo(dtype).min, np.iinfo(dtype).max))
+    if dtype == np.uint8:
+        return store((share + np.float32(0.5)).astype(np.int32), np.int32(0), low, high, dtype)
+    whole = jnp.trunc(share)
+    rounded = whole.astype(np.int32) + (share - whole >= np.float32(0.5)).astype(np.int32)
+    return store(rounded, low, low, high, dtype)
+
+
+def ordered_sum(x: jax.Array) -> jax.Array:
+    """Sum over the last axis, kept, strictly from the first element to the last (a float sum depends on its order)."""
+    n = x.shape[-1]
+    if n <= 32:
+        return functools.reduce(operator.add, (lax.slice_in_dim(x, i, i + 1, axis=-1) for i in range(n)))
+    columns = jnp.moveaxis(x, -1, 0)
+    total, _ = lax.scan(lambda t, v: (t + v, None), jnp.zeros_like(columns[0]), columns, unroll=16)
+    return total[..., None]
 
 
 # ---------------------------------------------------------------- LOGISTIC, TANH
@@ -147,7 +193,7 @@ def _plan_table(functions: dict[str, Callable]) -> Callable[[Site, str], Plan]:
     return plan
 
 
-def _run_table(options: Options, static: tuple, leaves: dict, x: jax.Array) -> jax.Array:
+def _run_table(options: Options, static: tuple, leaves: Leaves, x: jax.Array) -> jax.Array:
     """y = table[q]: the kernel's own float32 steps for each of the 256 codes, taken on the host (see `table`).
 
     *Restates*: LOGISTIC and TANH of XNNPACK and of LiteRT, both of which use a table.
@@ -170,7 +216,7 @@ def _plan_clamp(name: str) -> Callable[[Site, str], Plan]:
     return plan
 
 
-def _run_clamp(options: Options, static: tuple, leaves: dict, x: jax.Array) -> jax.Array:
+def _run_clamp(options: Options, static: tuple, leaves: Leaves, x: jax.Array) -> jax.Array:
     """y = clip(MBQM(q - z_x, f32(s_x / s_y)) + z_y, low, high).
 
     *Restates*: RELU and RELU6 of LiteRT, the same in every flavour (XNNPACK does not take them quantized).

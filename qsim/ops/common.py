@@ -1,4 +1,4 @@
-"""What several op families share: quantization parameters as numbers, fused activations over the reals, ranks, types and windows."""
+"""What several op families share: quantization parameters as numbers, fused activations over the reals, ranks, types."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ..op import FLAVOURS, Kernel, Plan, Site, namespace
 from ..types import code_range
 
 f32 = np.float32
+Leaves = dict[str, Any]  # the numbers of a plan by name: numpy on the host, traced arrays in `run`
 
 _ENDS = {"RELU": (0, None), "RELU6": (0, 6), "RELU_N1_TO_1": (-1, 1), "RELU_0_TO_1": (0, 1)}
 
@@ -62,7 +63,13 @@ def affine(site: Site, tensor: Tensor | None) -> tuple[np.float32, int]:
     return f32(np.ravel(tensor.qparams.scale)[0]), int(np.ravel(tensor.qparams.zero_point)[0])
 
 
-def bounds(site: Site, flavour: str) -> dict[str, np.ndarray]:
+def plain(site: Site) -> bool:
+    """What XNNPACK asks of every 8-bit operand: at most 6 axes, one scale, quantized dimension 0."""
+    tensors = [t for t in (*site.inputs, *site.outputs) if t is not None and t.qparams is not None]
+    return all(len(t.shape) <= 6 and not t.qparams.per_channel and t.qparams.axis == 0 for t in tensors if t.qparams is not None)
+
+
+def bounds(site: Site, flavour: str) -> Leaves:
     """Leaves `zero_point`, `act_min`, `act_max` (int32, steps) of the output, the fused activation included."""
     scale, zero = affine(site, site.outputs[0])
     name = site.options.get("fused_activation_function", "NONE")
@@ -70,7 +77,7 @@ def bounds(site: Site, flavour: str) -> dict[str, np.ndarray]:
     return {"zero_point": np.int32(zero), "act_min": np.int32(low), "act_max": np.int32(high)}
 
 
-def type_bounds(site: Site) -> dict[str, np.ndarray]:
+def type_bounds(site: Site) -> Leaves:
     """`bounds` without an activation: the ends of the output's type."""
     low, high = code_range(site.outputs[0].type)
     return {"zero_point": np.int32(affine(site, site.outputs[0])[1]), "act_min": np.int32(low), "act_max": np.int32(high)}
@@ -92,20 +99,12 @@ def each(
     return tuple(Kernel(named(inputs, t), named(outputs, t), tuple(flavours), plan, run) for t in types)
 
 
-def body(shape: Sequence[int], step: int) -> np.ndarray | None:
-    """Mask of the elements whose flat index is below step * floor(n / step): what a vector loop of that width handles.
+def body(shape: Sequence[int], block: int, length: int | None = None) -> np.ndarray | None:
+    """Mask of the elements that a vector loop handles: in every run of `length` elements, flat, the first block * floor(length / block).
 
-    None where it covers everything. The optimized kernels round the remaining elements by another rule.
+    None where that is all of them. Without `length` the whole array is one run. The optimized kernels round the rest by another rule.
     """
     n = int(np.prod(shape, dtype=np.int64))
-    full = n // step * step
-    return None if full == n else (np.arange(n) < full).reshape(tuple(shape))
-
-
-def window(size: int, kernel: int, stride: int, padding: str) -> tuple[int, int, int]:
-    """(output size, padding before, padding after) of a window op along one axis. SAME: ceil(n / stride), the odd pad goes after."""
-    if padding == "SAME":
-        out = -(-size // stride)
-        total = max((out - 1) * stride + kernel - size, 0)
-        return out, total // 2, total - total // 2
-    return (size + stride - kernel) // stride, 0, 0
+    length = length or max(n, 1)
+    full = length // block * block
+    return None if full == length else (np.arange(n) % length < full).reshape(tuple(shape))

@@ -14,7 +14,7 @@ from ..fixed import quantize_multiplier, requantize, round_away, store, words
 from ..graph import Options, QParams, Tensor
 from ..op import FLAVOURS, Case, Kernel, Op, Plan, Rule, Site, namespace
 from ..types import code_range
-from .common import affine, body, carried, f32
+from .common import Leaves, affine, body, carried, f32, plain
 
 # ---------------------------------------------------------------- the border: numpy
 
@@ -32,7 +32,7 @@ def quantize_array(x: Any, qparams: QParams, type_name: str, flavour: str) -> np
     scale = scale.astype(f32)
     with np.errstate(over="ignore", invalid="ignore"):
         if flavour == "reference":
-            codes = _to_int32(round_away(x / scale)) + zero.astype(np.int64)
+            codes = _host_int32(round_away(x / scale)) + zero.astype(np.int64)
             codes = (codes + (1 << 31)) % (1 << 32) - (1 << 31)
         else:
             codes = np.rint(np.clip(x * (f32(1) / scale), f32(-65536), f32(32767))).astype(np.int64) + zero.astype(np.int64)
@@ -44,7 +44,7 @@ def _along(values: np.ndarray, rank: int, axis: int) -> np.ndarray:
     return values[0] if values.size == 1 else values.reshape([-1 if i == axis else 1 for i in range(rank)])
 
 
-def _to_int32(x: np.ndarray) -> np.ndarray:
+def _host_int32(x: np.ndarray) -> np.ndarray:
     """float -> int64 with -2^31 for everything int32 cannot hold, NaN included (the x86 conversion)."""
     fits = (x >= -(2.0**31)) & (x < 2.0**31)
     return np.where(fits, np.where(fits, x, 0).astype(np.int64), -(1 << 31))
@@ -68,56 +68,57 @@ def _plan_quantize(site: Site, flavour: str) -> Plan:
     inverse = words(np.float64(1) / np.float64(scale)).reshape(2)
     if flavour == "reference":
         return Plan(("reference", y.type), {"inverse64": inverse, **limits}, "f32(x / s), half away from zero")
-    leaves = {"inverse": f32(1) / scale, "inverse64": inverse, **limits}
+    leaves: Leaves = {"inverse": f32(1) / scale, "inverse64": inverse, **limits}
     return Plan(("builtin", y.type, y.shape), leaves, "blocks of 8: x * f32(1 / s), half to even; rest: f64 quotient, half away")
 
 
-def _limits(zero: int, type_name: str) -> dict[str, np.ndarray]:
+def _limits(zero: int, type_name: str) -> Leaves:
     low, high = code_range(type_name)
     return {"zero_point": np.int32(zero), "act_min": np.int32(low), "act_max": np.int32(high)}
 
 
-def _run_quantize(options: Options, static: tuple, leaves: dict, x: jax.Array) -> jax.Array:
+def _run_quantize(options: Options, static: tuple, leaves: Leaves, x: jax.Array) -> jax.Array:
     """float32 -> codes.
 
     XNNPACK: clip(round_half_even(min(f32(x f32(1 / s)), 32767)) + z). Reference: clip(round_away(f32(x / s)) + z).
-    Builtin: the first 8 floor(n / 8) elements as XNNPACK, the rest clip(round_away(x / f64(s)) + z).
+    Builtin: the first 8 floor(n / 8) elements clip(round_half_even(f32(x f32(1 / s))) + z), the rest clip(round_away(x / f64(s)) + z).
+    Numbers that do not fit int32 become -2^31 before the (wrapping) sum, but not under XNNPACK, which clips first.
 
-    *Domain*: finite x. *Restates*: XNNPACK's f32-qs8-vcvt, QUANTIZE of LiteRT.
+    *Domain*: finite x. *Restates*: XNNPACK's f32-qs8-vcvt, QUANTIZE of LiteRT on x86.
     """
     form, dtype = static[0], static[1]
     limits = leaves["zero_point"], leaves["act_min"], leaves["act_max"], dtype
-    if form == "xnnpack":
-        return store(_multiplied(x, leaves), *limits)
     if form == "reference":
         return store(_divided(x, leaves, single=True), *limits)
-    mask = body(static[2], 8)
+    product = x * leaves["inverse"]
+    if form == "xnnpack":
+        return store(jnp.round(jnp.clip(product, np.float32(-65536), np.float32(32767))).astype(np.int32), *limits)
+    vector, mask = _to_int32(jnp.round(product)), body(static[2], 8)
     if mask is None:
-        return store(_multiplied(x, leaves), *limits)
-    return store(jnp.where(mask, _multiplied(x, leaves), _divided(x, leaves, single=False)), *limits)
+        return store(vector, *limits)
+    return store(jnp.where(mask, vector, _divided(x, leaves, single=False)), *limits)
 
 
-def _multiplied(x: jax.Array, leaves: dict) -> jax.Array:
-    real = jnp.minimum(x * leaves["inverse"], np.float32(32767))
-    return jnp.round(jnp.maximum(real, np.float32(-65536))).astype(np.int32)
+def _divided(x: jax.Array, leaves: Leaves, single: bool) -> jax.Array:
+    """round_away(x / s) as int32; `single`: the quotient is a float32 number, else a float64 one.
 
-
-def _divided(x: jax.Array, leaves: dict, single: bool) -> jax.Array:
-    """round_away(x / s) as int32, -2^31 where it does not fit; the quotient rounded to float32 first if `single`.
-
-    XLA turns a division by a scalar into a product with its reciprocal. In float64 that is harmless: the product is within 2^-52 of the
-    quotient, and a quotient of two float32 numbers is either exactly a float32 number (or half way between integers below 2^22) or at
-    least 2^-49 away from where the rounding would change.
+    XLA turns a division by a scalar into a product with its reciprocal. In float64 that is within 2^-51 of the quotient q of two
+    float32 numbers. q is either a float32 rounding boundary or at least 2^-49 away from it, and either a half (of a code, so below
+    2^9) or at least 2^-34 away from it: rounding the product to float32, or to 40 bits, gives what rounding q would.
     """
     with jax.enable_x64(True):
         inverse = lax.bitcast_convert_type(jnp.asarray(leaves["inverse64"], np.uint32), np.float64)
         real = lax.convert_element_type(x, np.float64) * inverse
-        real = lax.convert_element_type(lax.reduce_precision(real, 8, 23), np.float32) if single else real
+        real = lax.convert_element_type(real, np.float32) if single else lax.reduce_precision(real, 11, 40)
         whole = jnp.trunc(real)
         half = jnp.abs(real - whole) >= np.asarray(0.5, real.dtype)
-        whole = whole + jnp.where(half, jnp.sign(real), np.asarray(0, real.dtype))
-        fits = (whole >= np.asarray(-(2.0**31), real.dtype)) & (whole < np.asarray(2.0**31, real.dtype))
-        return lax.convert_element_type(jnp.where(fits, whole, np.asarray(-(2.0**31), real.dtype)), np.int32)
+        return _to_int32(whole + jnp.where(half, jnp.sign(real), np.asarray(0, real.dtype)))
+
+
+def _to_int32(real: jax.Array) -> jax.Array:
+    """Whole numbers in floating point -> int32, -2^31 for everything that does not fit (the x86 conversion)."""
+    low, high = np.asarray(-(2.0**31), real.dtype), np.asarray(2.0**31, real.dtype)
+    return lax.convert_element_type(jnp.where((real >= low) & (real < high), real, low), np.int32)
 
 
 # ---------------------------------------------------------------- requantize
@@ -128,9 +129,9 @@ def _plan_requantize(site: Site, flavour: str) -> Plan:
     x, y = site.inputs[0], site.outputs[0]
     assert x is not None
     (sx, zx), (sy, zy) = affine(site, x), affine(site, y)
-    leaves = {"input_zero_point": np.int32(zx), **_limits(zy, y.type)}
+    leaves: Leaves = {"input_zero_point": np.int32(zx), **_limits(zy, y.type)}
     ratio = f32(sx / sy)
-    if flavour == "xnnpack" and x.type == y.type and 2.0**-8 <= ratio <= 2.0**7:
+    if flavour == "xnnpack" and plain(site) and x.type == y.type and 2.0**-8 <= ratio <= 2.0**7:
         leaves["multiplier"] = np.int32(np.rint(f32(256) * ratio))
         return Plan(("xnnpack", y.type), leaves, "XNNPACK: 8 fractional bits, halves up")
     (m,), (e,) = quantize_multiplier(np.float64(sx) / np.float64(sy))
@@ -141,7 +142,7 @@ def _plan_requantize(site: Site, flavour: str) -> Plan:
     return Plan((form, y.type, small, y.shape), leaves, note)
 
 
-def _run_requantize(options: Options, static: tuple, leaves: dict, x: jax.Array) -> jax.Array:
+def _run_requantize(options: Options, static: tuple, leaves: Leaves, x: jax.Array) -> jax.Array:
     """8-bit codes -> 8-bit codes of other parameters.
 
     XNNPACK, one type, ratio r = f32(s_x / s_y) in [2^-8, 2^7]: clip((((q - z_x) rint(256 r) + 128) >> 8) + z_y).
@@ -177,7 +178,7 @@ def _plan_dequantize(site: Site, flavour: str) -> Plan:
     if x.qparams is None:
         raise Invalid(f"{x.name!r} has no quantization parameters", where=site.where)
     scale, zero = _spread(x, np.float32), _spread(x, np.int32)
-    leaves = {"scale": scale, "zero_point": zero}
+    leaves: Leaves = {"scale": scale, "zero_point": zero}
     if flavour == "builtin" and not x.qparams.per_channel:
         return Plan(("builtin", x.shape), {**leaves, "offset": f32(f32(-zero) * scale)}, "blocks of 8: q s + (-z s); rest (q - z) s")
     return Plan((flavour,), leaves, "f32((q - z) s)")
@@ -190,7 +191,7 @@ def _spread(x: Tensor, dtype: Any) -> np.ndarray:
     return np.asarray(_along(np.asarray(values), len(x.shape), x.qparams.axis)).astype(dtype)
 
 
-def _run_dequantize(options: Options, static: tuple, leaves: dict, x: Any) -> Any:
+def _run_dequantize(options: Options, static: tuple, leaves: Leaves, x: Any) -> Any:
     """codes -> float32: f32((q - z) s), per channel along the axis of the parameters.
 
     Builtin, per tensor: the first 8 floor(n / 8) elements are f32(f32(q s) + f32(-z s)).
@@ -206,7 +207,7 @@ def _run_dequantize(options: Options, static: tuple, leaves: dict, x: Any) -> An
     return block if mask is None else ns.where(mask, block, y)
 
 
-def _run_widen(options: Options, static: tuple, leaves: dict, x: Any) -> Any:
+def _run_widen(options: Options, static: tuple, leaves: Leaves, x: Any) -> Any:
     """float16 -> float32, exact."""
     return x.astype(np.float32)
 
@@ -233,7 +234,7 @@ def _real_cast(options: Options, x: Any) -> Any:
     return cast(x, options.get("out_data_type", "FLOAT32").lower())
 
 
-def _run_cast(options: Options, static: str, leaves: dict, x: Any) -> Any:
+def _run_cast(options: Options, static: str, leaves: Leaves, x: Any) -> Any:
     """The stored number as another type; quantization parameters are never read. *Restates*: CAST of LiteRT."""
     return cast(x, static)
 
@@ -265,6 +266,7 @@ OPS = (
             Kernel(("float16",), ("float32",), FLAVOURS, lambda site, flavour: Plan(note="exact"), _run_widen),
         ),
         (Case(((1, 7, 5, 3),), {}), Case(((2, 37),), {})),
+        host=True,
     ),
     Op(
         "CAST",

@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import Invalid, Unsupported
 from ..graph import Options
 from ..op import FLAVOURS, Case, Kernel, Op, Plan, Rule, Site, namespace
-from .common import activate, affine, f32, same_type
+from .common import Leaves, activate, affine, f32, same_type
 
 Geometry = Callable[..., Any]  # (options, shapes, values) -> hashable
 
@@ -53,7 +53,7 @@ def _plan_pad(site: Site, flavour: str) -> Plan:
     return Plan(pairs, {"value": np.asarray(zero, site.outputs[0].type)}, "pads with the output zero point")
 
 
-def _run_pad(options: Options, static: tuple, leaves: dict, x: Any, _: Any) -> Any:
+def _run_pad(options: Options, static: tuple, leaves: Leaves, x: Any, _: Any) -> Any:
     """Codes padded with the output's zero point (0 where it has none). *Restates*: PAD of LiteRT and XNNPACK."""
     return jnp.pad(x, static, constant_values=jnp.asarray(leaves["value"]))
 
@@ -69,7 +69,7 @@ def _real_transpose(options: Options, x: Any, permutation: Any) -> Any:
     return x.transpose(_order(options, x.shape, permutation))
 
 
-def _run_transpose(options: Options, static: tuple[int, ...], leaves: dict, x: Any, _: Any) -> Any:
+def _run_transpose(options: Options, static: tuple[int, ...], leaves: Leaves, x: Any, _: Any) -> Any:
     """Codes under permuted axes. *Restates*: TRANSPOSE of LiteRT and XNNPACK."""
     return x.transpose(static)
 
@@ -99,7 +99,7 @@ def _plan_concatenation(site: Site, flavour: str) -> Plan:
             hint="LiteRT refuses such a file",
         )  # fmt: skip
     sy, zy = affine(site, y)
-    leaves = {"zero_point": np.int32(zy)}
+    leaves: Leaves = {"zero_point": np.int32(zy)}
     for i in differing:
         s, z = affine(site, site.inputs[i])
         scale = f32(s * f32(f32(1) / sy))
@@ -107,7 +107,7 @@ def _plan_concatenation(site: Site, flavour: str) -> Plan:
     return Plan(differing, leaves, "inputs with other parameters rescaled in float32")
 
 
-def _run_concatenation(options: Options, static: tuple[int, ...], leaves: dict, *inputs: jax.Array) -> jax.Array:
+def _run_concatenation(options: Options, static: tuple[int, ...], leaves: Leaves, *inputs: jax.Array) -> jax.Array:
     """Codes side by side; a uint8 input with other parameters is rescaled: clip(round_away(f32(f32(q s) - f32(z s))) + z_y, 0, 255).
 
     *Domain*: int8 inputs share the output's parameters. *Restates*: CONCATENATION of LiteRT.
@@ -116,7 +116,7 @@ def _run_concatenation(options: Options, static: tuple[int, ...], leaves: dict, 
     return jnp.concatenate(parts, axis=options.get("axis", 0))
 
 
-def _rescaled(x: jax.Array, leaves: dict, i: int) -> jax.Array:
+def _rescaled(x: jax.Array, leaves: Leaves, i: int) -> jax.Array:
     real = jnp.maximum(x.astype(np.float32) * leaves[f"scale_{i}"], np.float32(-3e38)) + leaves[f"offset_{i}"]
     whole = jnp.trunc(real)
     whole = whole + jnp.where(jnp.abs(real - whole) >= np.float32(0.5), jnp.sign(real), np.float32(0))
@@ -178,7 +178,7 @@ def _real_strided_slice(options: Options, x: Any, begin: Any, end: Any, strides:
     return take_slices(slices(options, x.shape, begin, end, strides), x)
 
 
-def _run_strided_slice(options: Options, static: tuple, leaves: dict, x: Any, *_: Any) -> Any:
+def _run_strided_slice(options: Options, static: tuple, leaves: Leaves, x: Any, *_: Any) -> Any:
     """Codes of the sliced elements. *Restates*: STRIDED_SLICE of LiteRT."""
     return take_slices(static, x)
 
@@ -200,7 +200,7 @@ def _real_gather(options: Options, x: Any, index: Any) -> Any:
     return _gather(x, index, axis % max(np.ndim(x), 1), batch)
 
 
-def _run_gather(options: Options, static: tuple, leaves: dict, x: Any, index: Any) -> Any:
+def _run_gather(options: Options, static: tuple, leaves: Leaves, x: Any, index: Any) -> Any:
     """Codes at the given indices. *Restates*: GATHER of LiteRT (an index out of range is an error there)."""
     return _real_gather(options, x, index)
 
@@ -210,7 +210,7 @@ def _real_pack(options: Options, *inputs: Any) -> Any:
     return namespace(*inputs).stack(inputs, axis=options.get("axis", 0))
 
 
-def _run_pack(options: Options, static: tuple, leaves: dict, *inputs: Any) -> Any:
+def _run_pack(options: Options, static: tuple, leaves: Leaves, *inputs: Any) -> Any:
     """Codes of the inputs stacked along a new axis. *Restates*: PACK of LiteRT."""
     return _real_pack(options, *inputs)
 

@@ -12,7 +12,7 @@ from ..errors import Unsupported
 from ..fixed import quantize_multiplier, requantize, store
 from ..graph import Options
 from ..op import Case, Op, Plan, Rule, Site, namespace
-from .common import affine, each, f32, type_bounds
+from .common import Leaves, affine, each, f32, type_bounds
 
 
 def reduced_axes(rank: int, value: Any) -> tuple[int, ...]:
@@ -58,7 +58,7 @@ def _plan_mean(site: Site, flavour: str) -> Plan:
 def _plan_float_mean(site: Site, axes: tuple, n: int, sx: np.float32, zx: int, sy: np.float32, zy: int) -> Plan:
     scale = f32(f32(sx / sy) * f32(f32(1) / f32(n)))
     offset = f32(f32(zy) - f32(f32(f32(n) * f32(zx)) * scale))
-    leaves = {"scale": scale, "offset": offset, **type_bounds(site)}
+    leaves: Leaves = {"scale": scale, "offset": offset, **type_bounds(site)}
     return Plan(("xnnpack", axes), leaves, "XNNPACK: float32 product and sum, rounded half to even")
 
 
@@ -66,7 +66,7 @@ def _plan_fixed_mean(site: Site, axes: tuple, n: int, sx: np.float32, zx: int, s
     (m,), (e,) = quantize_multiplier(np.float64(sx) / np.float64(sy))
     k = min(n.bit_length() - 1, 32, 31 + int(e))
     multiplier, shift = (int(m) << k) // n, int(e) - k
-    leaves = {"multiplier": np.int32(multiplier), "shift": np.int32(shift), "input_zero_point": np.int32(zx), **type_bounds(site)}
+    leaves: Leaves = {"multiplier": np.int32(multiplier), "shift": np.int32(shift), "input_zero_point": np.int32(zx), **type_bounds(site)}
     small = (255 * n) << max(shift, 0) < 1 << 30
     return Plan(("fixed", axes, n, small), leaves, "fixed point, the element count folded into the multiplier")
 
@@ -79,7 +79,7 @@ def _plan_image_mean(site: Site, channels: int, n: int, sx: np.float32, zx: int,
     return Plan(("image", channels // 16 * 16), leaves, "builtin kernel over height and width: halves up in whole blocks of 16 channels")
 
 
-def _run_mean(options: Options, static: tuple, leaves: dict, x: jax.Array, _: Any) -> jax.Array:
+def _run_mean(options: Options, static: tuple, leaves: Leaves, x: jax.Array, _: Any) -> jax.Array:
     """Mean of int8/uint8 codes over the static axes (S their sum, n their number).
 
     XNNPACK: y = clip(round_half_even(f32(f32(S) s) + o)), s = f32(f32(s_x / s_y) / n), o = f32(z_y - f32(n z_x s)); two roundings, no FMA.
@@ -104,7 +104,7 @@ def _run_mean(options: Options, static: tuple, leaves: dict, x: jax.Array, _: An
     return store(requantize(centred, leaves["multiplier"], leaves["shift"], small=small), *limits)
 
 
-def _mixed(total: jax.Array, leaves: dict, blocks: int) -> jax.Array:
+def _mixed(total: jax.Array, leaves: Leaves, blocks: int) -> jax.Array:
     """Requantize, halves up in the first `blocks` channels and away from zero in the rest."""
     up, away = (requantize(total, leaves["multiplier"], leaves["shift"], rounding=r) for r in ("up", "away"))
     channel = jnp.arange(total.shape[-1], dtype=np.int32).reshape(1, 1, 1, -1)

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import Unsupported
 from ..graph import Options
 from ..op import Case, Op, Plan, Rule, Site
-from .common import each, f32
+from .common import Leaves, each, f32
 
 Grid = tuple[np.ndarray, np.ndarray, np.ndarray]  # lower index, upper index, weight of the upper
 
@@ -19,7 +19,7 @@ Grid = tuple[np.ndarray, np.ndarray, np.ndarray]  # lower index, upper index, we
 def float_grid(size: int, out: int, align: bool, half_pixel: bool) -> Grid:
     """The float kernels' grid: weight = f32 distance from the lower index."""
     scale = f32(size - 1) / f32(out - 1) if align and out > 1 else f32(size) / f32(out)
-    v = np.arange(out, dtype=f32)
+    v: Any = np.arange(out, dtype=f32)
     v = f32(f32(v + f32(0.5)) * scale) - f32(0.5) if half_pixel else v * scale
     lower = np.maximum(np.floor(v), 0).astype(np.int32)
     upper = np.minimum(np.ceil(v), size - 1).astype(np.int32)
@@ -82,7 +82,7 @@ def _plan(site: Site, flavour: str) -> Plan:
     return Plan(("fixed", _size(site.values[1])), note="weights in 1/1024, halves away from zero")
 
 
-def _run(options: Options, static: tuple, leaves: dict, x: jax.Array, _: Any) -> jax.Array:
+def _run(options: Options, static: tuple, leaves: Leaves, x: jax.Array, _: Any) -> jax.Array:
     """Bilinear interpolation of int8 codes in exact integers; no rescale. *Shapes*: (n, h, w, c) -> (n, h', w', c).
 
     XNNPACK: T = sum of four codes times 11-bit weights, y = (T + 2^21) >> 22. LiteRT: 10-bit weights,

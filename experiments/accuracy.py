@@ -1,0 +1,103 @@
+"""Question: what does int8 cost in accuracy, in exact integer mode, against the float net on the same samples?
+
+Answer, per task: accuracy of both, paired counts (lost: only the float net is right; won: only the int8 net is), agreement of the top
+class, KL divergence, SQNR. Ranges come from the calibration set alone. An int8 net passes where lost - won <= 2 sqrt(lost + won), or
+where it drops by at most 0.3 points.
+
+    QSIM_MODELS=... python experiments/accuracy.py [--task resnet8 ...] [--strategy minmax auto ...] [--flavour xnnpack] [--out FILE.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sets
+from realdata import net
+
+import qsim
+from qsim.quantizer import layout
+
+CLASSIFICATION = ("resnet8", "vww96", "mobilenet_v1", "mobilenet_v2", "meter_digits", "kws")
+FLOOR = 2.0**-9  # probabilities are compared from half an int8 step of the softmax on
+
+
+def ranges_of(model: qsim.Model, x: np.ndarray, strategy: str, domain: tuple[float, float] | None) -> Mapping[str, Any]:
+    """Ranges of every group, from calibration samples alone; "auto" chooses among candidates on a part of them."""
+    try:
+        import calibrate
+    except ImportError:
+        calibrate = None  # type: ignore[assignment]
+    if strategy == "auto":
+        return calibrate.choose(model, [x], qsim.INT8, input_range=domain)[0]
+    if hasattr(calibrate, "observe"):
+        return calibrate.ranges(model, calibrate.observe(model, [x]), strategy, scheme=qsim.INT8, input_range=domain)
+    return observed(model, x, domain)
+
+
+def observed(model: qsim.Model, x: np.ndarray, domain: tuple[float, float] | None, chunk: int = 20) -> dict[str, tuple[float, float]]:
+    """The smallest and largest value of every tensor that needs a range."""
+    graph = model.graph
+    wanted = [t for group in layout(model).groups for t in group]
+    run = model.function("float", taps=[graph.key(t) for t in wanted])
+    found: dict[str, tuple[float, float]] = {}
+    for start in range(0, len(x), chunk):
+        taps = run.batch(x[start : start + chunk])[1]
+        for t in wanted:
+            low, high = found.get(graph.key(t), (np.inf, -np.inf))
+            found[graph.key(t)] = min(low, float(taps[t].min())), max(high, float(taps[t].max()))
+    return found | {graph.key(t): domain for t in graph.inputs if domain is not None}
+
+
+def judge(real: np.ndarray, stored: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    """Figures of int8 outputs against float outputs, both (N, classes) real. KL: nats, mean of sum p log(p / q)."""
+    a, b = real.argmax(1) == y, stored.argmax(1) == y
+    p, q = (np.maximum(v.astype(np.float64), FLOOR) for v in (real, stored))
+    p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
+    noise = float(((real - stored).astype(np.float64) ** 2).mean())
+    lost, won = int((a & ~b).sum()), int((b & ~a).sum())
+    return {
+        "samples": len(y), "float": float(a.mean()), "int8": float(b.mean()), "lost": lost, "won": won,
+        "passes": lost - won <= 2 * np.sqrt(lost + won) or a.mean() - b.mean() <= 0.003,
+        "agreement": float((real.argmax(1) == stored.argmax(1)).mean()),
+        "kl": float((p * np.log(p / q)).sum(1).mean()),
+        "sqnr_db": 10 * float(np.log10((real.astype(np.float64) ** 2).mean() / max(noise, 1e-300))),
+    }  # fmt: skip
+
+
+def measure(name: str, strategy: str, flavour: str) -> dict[str, Any]:
+    """One row: a task, quantized by one strategy, on its whole test set."""
+    task = sets.TASKS[name]
+    model = net(task.net)
+    x, y = sets.load(task.test)
+    ranges = ranges_of(model, sets.load(task.calibration)[0], strategy, task.domain)
+    int8 = qsim.quantize(model, ranges, qsim.INT8)
+    real = model.function("float").batch(x)[0].reshape(len(x), -1)
+    stored = int8.function("integer", flavour).batch(x)[0].reshape(len(x), -1)
+    assert y is not None
+    shift = 1 if real.shape[1] == 1001 else 0  # these nets count a background class before the others
+    return {"task": name, "strategy": strategy, "flavour": flavour, **judge(real, stored, y.reshape(-1) + shift)}
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--task", nargs="*", default=["resnet8", "vww96", "mobilenet_v1"], choices=CLASSIFICATION)
+    p.add_argument("--strategy", nargs="*", default=["minmax"])
+    p.add_argument("--flavour", default="xnnpack")
+    p.add_argument("--out", type=Path)
+    args = p.parse_args()
+    rows = []
+    for name in args.task:
+        for strategy in args.strategy:
+            rows.append(measure(name, strategy, args.flavour))
+            print("  ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items()), flush=True)
+    if args.out:
+        args.out.write_text(json.dumps(rows, indent=1, default=bool) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+"""A layout and its parameters -> the quantized graph: tensors retyped in place, constants rewritten per role, conversions inserted.
+
+A tensor keeps its index and name in the form in which most of the graph sees it: int8 inside, the model's input and output type at
+the border. Every other form is a new tensor behind a QUANTIZE or DEQUANTIZE, made once and shared by its readers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .graph import Graph, Node, Options, QParams, Tensor
+from .layout import Layout, record
+from .scheme import Scheme
+from .solve import Solution, largest_input, owner
+from .types import code_range
+from .weights import quantize_bias, quantize_constant, quantize_weights, weight_scales
+
+FLOAT = "float32"
+SHAPE_READERS = ("SHAPE", "RANK")  # they take any type, so they read whatever form there is
+NEED_BIAS = ("CONV_2D", "DEPTHWISE_CONV_2D")  # their integer kernels do not accept an absent bias
+
+
+class Assembly:
+    """Builds the new tensors and nodes of one graph. `forms`: (tensor, form) -> index; a form is "float32" or its QParams and type."""
+
+    def __init__(self, graph: Graph, plan: Layout, solution: Solution, scheme: Scheme, io: str):
+        self.graph, self.plan, self.solution, self.scheme, self.io = graph, plan, solution, scheme, io
+        self.tensors: list[Tensor] = list(graph.tensors)
+        self.names = {t.name for t in graph.tensors}
+        self.nodes: list[Node] = []
+        self.forms: dict[tuple[int, Any], int] = {}
+        self.native: dict[int, int] = {}  # tensor -> index of the form in which it comes into being
+        self.became_constant: set[int] = set()
+        self.float_uses = set(_float_uses(graph, plan))
+
+    def build(self) -> Graph:
+        """The quantized graph; tensors that nothing reads any more are still in it (see `compact`)."""
+        for t in self.graph.inputs:
+            self._border(t)
+        for node in self.graph.nodes:
+            self.nodes.append(self._quantized(node) if node.index in self.plan.quantized else self._plain(node))
+        outputs = tuple(self._output(t) for t in self.graph.outputs)
+        nodes = [n for n in self.nodes if not (n.outputs and set(n.outputs) <= self.became_constant)]
+        return self.graph.but(tensors=tuple(self.tensors), nodes=_numbered(_alive(self.graph, nodes, outputs)), outputs=outputs)
+
+    # forms of computed tensors
+
+    def _border(self, t: int) -> None:
+        """A model input that quantized ops read gets the wanted type, in place."""
+        self.native[t] = t
+        if t not in self.plan.group_of or self.io == FLOAT:
+            self.forms[t, FLOAT] = t
+            return
+        q = self._own(t)
+        kind, q = (self.io, q) if self.io == self.scheme.activation else (self.io, as_type(q, self.scheme.activation, self.io))
+        self.tensors[t] = self.tensors[t].but(type=kind, qparams=q)
+        self.forms[t, (kind, q)] = t
+
+    def _own(self, t: int) -> QParams:
+        return self.solution.parameters["fixed", t] if t in self.plan.fixed else self.solution.parameters["group", self.plan.group_of[t]]
+
+    def stored(self, t: int, q: QParams | None = None) -> int:
+        """Index of tensor t as activation codes with parameters q (its own where None)."""
+        form = (self.scheme.activation, q or self._own(t))
+        if (t, form) not in self.forms:
+            self.forms[t, form] = self._convert("QUANTIZE", self.native[t], self._new(t, *form))
+        return self.forms[t, form]
+
+    def real(self, t: int) -> int:
+        """Index of tensor t as float32."""
+        if (t, FLOAT) not in self.forms:
+            at = t if t in self.graph.outputs and self.io == FLOAT else self._new(t, FLOAT, None)
+            self.forms[t, FLOAT] = self._convert("DEQUANTIZE", self.native[t], at)
+        return self.forms[t, FLOAT]
+
+    def _new(self, t: int, kind: str, q: QParams | None) -> int:
+        old = self.graph.tensors[t]
+        made = Tensor(len(self.tensors), self._name(old.name, kind), old.shape, kind, q, shape_signature=old.shape_signature)
+        self.tensors.append(made)
+        return made.index
+
+    def _name(self, stem: str, suffix: str) -> str:
+        name = base = f"{stem}_{suffix}"
+        count = 1
+        while name in self.names:
+            count += 1
+            name = f"{base}_{count}"
+        self.names.add(name)
+        return name
+
+    def _convert(self, op: str, source: int, target: int) -> int:
+        from .ops import REGISTRY
+
+        versions = REGISTRY[op].rule.versions
+        version = versions.get(self.tensors[source].type, versions[self.scheme.activation])
+        self.nodes.append(Node(-1, op, (source,), (target,), Options(), version))
+        return target
+
+    # nodes
+
+    def _plain(self, node: Node) -> Node:
+        """A node that stays as it is reads floats where it read floats; what it computes is float."""
+        inputs = tuple(self._plain_input(node, t) for t in node.inputs)
+        for t in set(node.outputs) - set(self.plan.values):
+            self.forms[t, FLOAT] = self.native[t] = t
+        return node if inputs == node.inputs else node.but(inputs=inputs)
+
+    def _plain_input(self, node: Node, t: int) -> int:
+        if not self._has_codes(t):
+            return t
+        return self.native[t] if node.op in SHAPE_READERS else self.real(t)
+
+    def _has_codes(self, t: int) -> bool:
+        return t in self.plan.group_of or t in self.plan.fixed
+
+    def _quantized(self, node: Node) -> Node:
+        rule = record(node).rule
+        inputs = list(node.inputs)
+        for p in rule.data_inputs(node):
+            inputs[p] = self._data(node, p)
+        if rule.weights is not None:
+            self._weights(node, inputs)
+        outputs = tuple(self._result(t) for t in node.outputs)
+        version = max(rule.versions.get(self.scheme.activation, node.version), node.version)
+        return node.but(inputs=tuple(inputs), outputs=outputs, version=version)
+
+    def _data(self, node: Node, position: int) -> int:
+        t = node.inputs[position]
+        q = self.solution.parameters[owner(self.plan, node, position)]
+        if t not in self.plan.values:
+            return self.stored(t, q)
+        return self.constant(t, quantize_constant(self.plan.values[t], q, self.scheme.activation), self.scheme.activation, q)
+
+    def _result(self, t: int) -> int:
+        """Where a quantized node writes tensor t: in place, unless the model's output shows it in another type."""
+        if self.graph.tensors[t].type != FLOAT:
+            return t
+        q = self._own(t)
+        moved = t in self.graph.outputs and self.io != self.scheme.activation
+        at = self._new(t, self.scheme.activation, q) if moved else t
+        self.tensors[at] = self.tensors[at].but(type=self.scheme.activation, qparams=q)
+        self.forms[t, (self.scheme.activation, q)] = self.native[t] = at
+        return at
+
+    def _output(self, t: int) -> int:
+        if t in self.graph.inputs or not self._has_codes(t) or t not in self.graph.producer:
+            return t
+        if self.graph.producer[t] not in self.plan.quantized or self.io == self.scheme.activation:
+            return t
+        if self.io == FLOAT:
+            return self.real(t)
+        q = as_type(self._own(t), self.scheme.activation, self.io)
+        if (t, (self.io, q)) not in self.forms:
+            self.tensors[t] = self.tensors[t].but(type=self.io, qparams=q)
+            self.forms[t, (self.io, q)] = self._convert("QUANTIZE", self.stored(t), t)
+        return t
+
+    # constants
+
+    def _weights(self, node: Node, inputs: list[int]) -> None:
+        """Weights and bias of a sum of products, as codes; an absent bias becomes zeros where the kernels want one."""
+        rule, found = record(node).rule, self.solution.surveys[node.index]
+        axis, wp, bp = rule.weight_axis or 0, rule.weights or 0, rule.bias
+        x = self.solution.parameters[owner(self.plan, node, 0)]
+        scale, zero = np.float32(x.scale[0]), int(x.zero_point[0])
+        reach = largest_input(float(scale), zero, self.scheme.activation)
+        scales = weight_scales(found, float(scale), reach, self.scheme.weight, self.scheme.per_channel)
+        codes, q = quantize_weights(self.plan.values[node.inputs[wp]], scales, axis, self.scheme.weight, self.scheme.rounding)
+        inputs[wp] = self.constant(node.inputs[wp], codes, self.scheme.weight, q)
+        if bp is None:
+            return
+        if bp < len(inputs) and inputs[bp] >= 0:
+            codes, q = quantize_bias(self.plan.values[node.inputs[bp]], scale, scales, self.scheme.bias)
+            inputs[bp] = self.constant(node.inputs[bp], codes, self.scheme.bias, q)
+        elif node.op in NEED_BIAS:
+            codes, q = quantize_bias(np.zeros(len(found.bias)), scale, scales, self.scheme.bias)
+            inputs[bp:] = [self._append(self._name(self.graph.tensors[node.outputs[0]].name, "bias"), codes, self.scheme.bias, q)]
+
+    def constant(self, t: int, codes: np.ndarray, kind: str, q: QParams) -> int:
+        """Index of constant t as codes: in place for its first role unless something still reads the float values, else a copy."""
+        if (t, (kind, q)) in self.forms:
+            return self.forms[t, (kind, q)]
+        if t not in self.became_constant and t not in self.float_uses:
+            at, self.tensors[t] = t, _constant(self.tensors[t], codes, kind, q)
+            self.became_constant.add(t)
+        else:
+            at = self._append(self._name(self.graph.tensors[t].name, kind), codes, kind, q, self.graph.tensors[t])
+        self.forms[t, (kind, q)] = at
+        return at
+
+    def _append(self, name: str, codes: np.ndarray, kind: str, q: QParams, like: Tensor | None = None) -> int:
+        shape = codes.shape if like is None else like.shape
+        self.tensors.append(_constant(Tensor(len(self.tensors), name, shape, kind), codes, kind, q))
+        return len(self.tensors) - 1
+
+
+def _constant(t: Tensor, codes: np.ndarray, kind: str, q: QParams) -> Tensor:
+    codes = np.ascontiguousarray(codes).reshape(t.shape)
+    codes.setflags(write=False)
+    return t.but(type=kind, qparams=q, data=codes, buffer=0)
+
+
+def as_type(q: QParams, old: str, new: str) -> QParams:
+    """The same real values as codes of another type of equal width: the zero point moves with the lowest code."""
+    (before, _), (low, high) = code_range(old), code_range(new)
+    return QParams(q.scale, np.asarray(q.zero_point, np.int64) - before + low, low, high, q.axis)
+
+
+def _float_uses(graph: Graph, plan: Layout) -> Iterator[int]:
+    """Tensors known without data that something still needs as floats."""
+    yield from (t for t in graph.outputs if t in plan.values)
+    for node in graph.nodes:
+        rule = record(node).rule if node.index in plan.quantized else None
+        taken = () if rule is None else (*rule.data_inputs(node), rule.weights, rule.bias)
+        yield from (t for p, t in enumerate(node.inputs) if t in plan.values and p not in taken)
+        if len(node.outputs) > 1:
+            yield from (t for t in node.outputs if t in plan.values)
+
+
+def _alive(before: Graph, nodes: Sequence[Node], outputs: Sequence[int]) -> list[Node]:
+    """The nodes without those that only fed what is now a constant. Nodes that were idle before stay."""
+    used, kept = set(outputs), []
+    for node in reversed(nodes):
+        was_used = any(t in before.consumers or t in before.outputs for t in node.outputs)
+        if was_used and not used.intersection(node.outputs):
+            continue
+        used.update(node.inputs)
+        kept.append(node)
+    return kept[::-1]
+
+
+def _numbered(nodes: Sequence[Node]) -> tuple[Node, ...]:
+    return tuple(n.but(index=i) for i, n in enumerate(nodes))
+
+
+def compact(graph: Graph, before: Graph) -> tuple[Graph, dict[int, int]]:
+    """The graph without tensors that `before` used and nothing uses any more, renumbered; and old index -> new index."""
+    lost = _referenced(before) - _referenced(graph)
+    kept = [t for t in graph.tensors if t.index not in lost]
+    new = {t.index: i for i, t in enumerate(kept)}
+    tensors = tuple(t.but(index=i) for i, t in enumerate(kept))
+    nodes = tuple(
+        n.but(inputs=_moved(n.inputs, new), outputs=_moved(n.outputs, new), intermediates=_moved(n.intermediates, new)) for n in graph.nodes
+    )
+    return graph.but(tensors=tensors, nodes=nodes, inputs=_moved(graph.inputs, new), outputs=_moved(graph.outputs, new)), new
+
+
+def _referenced(graph: Graph) -> set[int]:
+    found = {*graph.inputs, *graph.outputs}
+    for n in graph.nodes:
+        found.update(n.inputs, n.outputs, n.intermediates)
+    return found - {-1}
+
+
+def _moved(indexes: Sequence[int], new: Mapping[int, int]) -> tuple[int, ...]:
+    return tuple(i if i < 0 else new[i] for i in indexes)

@@ -1,0 +1,181 @@
+"""A float model, ranges and a scheme -> a quantized model that every kernel flavour of LiteRT accepts, with a report of what was done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from .assembly import FLOAT, Assembly, compact
+from .errors import BadRecipe, Unsupported
+from .graph import Graph, Model, Node
+from .layout import Layout, layout, record
+from .ranges import GroupRange, group_ranges
+from .report import AS_IT_WAS, GuardRow, OpRow, RepairRow, Report, TensorRow
+from .scheme import INT8, Scheme
+from .solve import Conflict, Solution, Variable, largest_input, owner, solve
+from .weights import DEAD, least_scales, plain_scales
+
+IO_TYPES = ("float32", "int8", "uint8")
+__all__ = ["Layout", "layout", "quantize"]
+
+
+def quantize(model: Model, ranges: Mapping[Any, Any], scheme: Scheme = INT8, *, io: str = "float32") -> Model:
+    """The model with its primary graph quantized under a scheme; `.report` says what became of every op, tensor and range.
+
+    real = scale * (code - zero_point). Activations: (scale, zero point) of their tie group's range, 0.0 always a code. Weights:
+    symmetric, per output channel (axis of the op's rule). Bias: 32 bits, scale s_x * s_w. ranges: {tensor key: (low, high)}, real
+    units, for every tensor in `layout(model, scheme).groups`. io: type of the model's inputs and outputs; names and signatures stay.
+    Ops without an integer kernel stay float between DEQUANTIZE and QUANTIZE. Only the primary graph is touched.
+
+    *Raises*: BadRange (every faulty or missing range at once), Unsupported (the source is quantized already; the scheme is not
+    there), BadRecipe (unknown io).
+    """
+    _refuse(model, scheme, io)
+    excluded: dict[int, str] = {}
+    while True:
+        plan = layout(model, scheme, exclude=excluded)
+        given = group_ranges(model.graph, plan, ranges)
+        try:
+            solution = solve(model.graph, plan, given, scheme)
+        except Conflict as conflict:
+            node, reason = conflict.args
+            excluded[node] = reason
+            continue
+        return _finish(model, plan, given, solution, scheme, io, ranges)
+
+
+def _refuse(model: Model, scheme: Scheme, io: str) -> None:
+    if io not in IO_TYPES:
+        raise BadRecipe(f"io is one of {', '.join(IO_TYPES)}", found=io)
+    if (scheme.activation, scheme.weight, scheme.bias) != ("int8", "int8", "int32"):
+        raise Unsupported(f"scheme {scheme.name!r} cannot be written yet", hint="int8 activations and weights can")
+    stored = [t for t in model.graph.tensors if t.qparams is not None and t.type != FLOAT]
+    if stored:
+        raise Unsupported(
+            "the model is quantized already; quantizing needs a float source", where=model.path,
+            found=f"{len(stored)} quantized tensors, the first {stored[0].name!r} ({stored[0].type})",
+        )  # fmt: skip
+
+
+def _finish(
+    model: Model, plan: Layout, given: list[GroupRange], solution: Solution, scheme: Scheme, io: str, ranges: Mapping[Any, Any]
+) -> Model:
+    graph = Assembly(model.graph, plan, solution, scheme, io).build()
+    graph, moved = compact(graph, model.graph)
+    signatures = tuple(_moved_signature(s, moved) for s in model.signatures)
+    report = _report(model, graph, plan, given, solution, scheme, io, ranges)
+    return model.but(graphs=(graph, *model.graphs[1:]), signatures=signatures, report=report)
+
+
+def _moved_signature(signature: Mapping[str, Any], moved: Mapping[int, int]) -> Mapping[str, Any]:
+    if signature.get("graph", 0) != 0:
+        return signature
+    sides = {side: {name: moved[t] for name, t in signature[side].items()} for side in ("inputs", "outputs")}
+    return {**signature, **sides}
+
+
+# ---------------------------------------------------------------- the report
+
+
+def _report(
+    model: Model, made: Graph, plan: Layout, given: list[GroupRange], solution: Solution, scheme: Scheme, io: str, ranges: Mapping[Any, Any]
+) -> Report:
+    graph = model.graph
+    stays = plan.kept_float
+    ops = tuple(
+        OpRow(n.index, n.op, _name(graph, n), AS_IT_WAS if n.index in stays else scheme.activation, stays.get(n.index, ""))
+        for n in graph.nodes
+    )
+    repairs = tuple(
+        RepairRow(_owner_name(graph, plan, r.variable), r.before, r.after, _place(graph, r.node), r.reason) for r in solution.repairs
+    )
+    tensors = tuple(_tensor_rows(made))
+    guards = tuple(_guard_rows(graph, plan, solution, scheme))
+    return Report(scheme.name, io, ops, tensors, repairs, guards, tuple(_notes(model, plan, given, solution, io, ranges)))
+
+
+def _name(graph: Graph, node: Node) -> str:
+    return graph.key(node.outputs[0]) if node.outputs else ""
+
+
+def _place(graph: Graph, index: int) -> str:
+    return "" if index < 0 else f"op {index} {graph.nodes[index].op}"
+
+
+def _owner_name(graph: Graph, plan: Layout, v: Variable) -> str:
+    if v[0] == "group":
+        return ", ".join(graph.key(t) for t in plan.groups[v[1]])
+    return graph.key(v[1]) if v[0] == "fixed" else graph.key(graph.nodes[v[1]].inputs[v[2]])
+
+
+def _tensor_rows(made: Graph) -> Iterator[TensorRow]:
+    """Every stored tensor of the new graph with parameters; channels with different scales are summed up by their widest."""
+    roles = _roles(made)
+    for t in made.tensors:
+        if t.qparams is not None and t.index in roles:
+            low, high = t.qparams.real_range()
+            widest = int(np.argmax(t.qparams.scale))
+            scale, zero = float(t.qparams.scale[widest]), int(t.qparams.zero_point[widest])
+            yield TensorRow(
+                made.key(t.index), roles[t.index], t.type, scale, zero, float(low[widest]), float(high[widest]), t.qparams.scale.size
+            )
+
+
+def _roles(made: Graph) -> dict[int, str]:
+    from .ops import REGISTRY
+
+    roles: dict[int, str] = {t: "range" for t in made.inputs}
+    for node in made.nodes:
+        rule = REGISTRY[node.op].rule if node.op in REGISTRY else None
+        for p, t in enumerate(node.inputs):
+            if rule is not None and t >= 0 and made.tensors[t].is_constant:
+                roles[t] = {rule.weights: "weights", rule.bias: "bias"}.get(p, "constant")
+        for t in node.outputs:
+            q = made.tensors[t].qparams
+            dictated = (
+                rule is not None and q is not None and rule.fixed.get(made.tensors[t].type) == (float(q.scale[0]), int(q.zero_point[0]))
+            )
+            roles[t] = "fixed" if dictated else "range"
+    return roles
+
+
+def _guard_rows(graph: Graph, plan: Layout, solution: Solution, scheme: Scheme) -> Iterator[GuardRow]:
+    """Ops where the guard raised a scale, or with dead channels."""
+    for index, found in solution.surveys.items():
+        x = solution.parameters[owner(plan, graph.nodes[index], record(graph.nodes[index]).rule.data_inputs(graph.nodes[index])[0])]
+        scale = float(x.scale[0])
+        plain = plain_scales(found, scheme.weight, scheme.per_channel)
+        raised = plain < least_scales(found, scale, largest_input(scale, int(x.zero_point[0]), scheme.activation))
+        dead = found.peak < DEAD * found.peak.max(initial=0.0)
+        if raised.any() or dead.any():
+            with np.errstate(divide="ignore", invalid="ignore"):
+                steps = np.where(found.bias > 0, found.bias / (plain * scale), 0.0)
+            yield GuardRow(_place(graph, index), len(plain), int(dead.sum()), int(raised.sum()), float(steps.max(initial=0.0)))
+
+
+def _notes(model: Model, plan: Layout, given: list[GroupRange], solution: Solution, io: str, ranges: Mapping[Any, Any]) -> Iterator[str]:
+    graph = model.graph
+    if len(model.graphs) > 1:
+        yield f"only the primary graph was quantized; {len(model.graphs) - 1} other subgraphs are as they were"
+    for text in dict.fromkeys(r.note for r in given if r.note):
+        yield f"ranges {text}: " + "; ".join(_owner_name(graph, plan, ("group", i)) for i, r in enumerate(given) if r.note == text)
+    for node, position in sorted(plan.requantized):
+        yield f"{_place(graph, node)}: input {position} keeps its dictated parameters and is requantized for this op"
+    for node, reason in solution.unmet:
+        yield f"{_place(graph, node)}: {reason}; not repaired, the builtin kernel runs"
+    yield from _left_float(graph, plan, io)
+    unused = [graph.key(graph.find(k)) for k in ranges if graph.find(k) not in plan.group_of]
+    if unused:
+        yield f"ranges given but not needed: {', '.join(unused)}"
+
+
+def _left_float(graph: Graph, plan: Layout, io: str) -> Iterator[str]:
+    if io == FLOAT:
+        return
+    for t in (*graph.inputs, *graph.outputs):
+        stored = t in plan.group_of or t in plan.fixed
+        inside = graph.producer.get(t) in plan.quantized or t in graph.inputs
+        if graph.tensors[t].type == FLOAT and not (stored and inside):
+            yield f"{graph.key(t)} stays float32: a float op {'computes' if t in graph.outputs else 'reads'} it"

@@ -1,0 +1,191 @@
+"""Ranges -> legal scales: every runtime limit that a scale breaks is repaired by the smallest widening, and listed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from .graph import Graph, Node, QParams
+from .layout import Layout, record, tied
+from .limits import OUTPUT, Need, Operands, needs
+from .ranges import GroupRange
+from .scheme import SMALLEST_SCALE, Scheme, affine
+from .types import code_range
+from .weights import Survey, round_up, survey, weight_scales
+
+ROUNDS = 64  # widenings that still go on after so many passes over the graph chase each other
+
+Variable = tuple  # ("group", position), ("fixed", tensor) or ("constant", node, input position): what owns one (scale, zero point)
+
+
+class Conflict(Exception):
+    """A node that no widening makes legal: (node index, reason)."""
+
+
+class Repair(NamedTuple):
+    """One widened range: owner, scale before and after, the node whose limit asked for it (-1: the floor), and the limit."""
+
+    variable: Variable
+    before: float
+    after: float
+    node: int
+    reason: str
+
+
+class Solution(NamedTuple):
+    """Parameters of every owner; repairs made; needs that nothing could meet but that only choose another kernel, as (node, text)."""
+
+    parameters: Mapping[Variable, QParams]
+    repairs: Sequence[Repair]
+    unmet: Sequence[tuple[int, str]]
+    surveys: Mapping[int, Survey]
+
+
+def solve(graph: Graph, plan: Layout, ranges: Sequence[GroupRange], scheme: Scheme) -> Solution:
+    """Scales and zero points of all groups and constants. Widening keeps the zero point: a range grows by one factor at both ends.
+
+    *Raises*: Conflict naming a node that cannot be made legal.
+    """
+    found = _start(graph, plan, ranges, scheme)
+    unmet: dict[tuple[int, str], None] = {}
+    for _ in range(ROUNDS):
+        if not any([_settle(found, site, unmet) for site in _sites(graph, plan)]):
+            return Solution(
+                {v: _qparams(found.scale[v], found.zero[v], scheme.activation) for v in found.scale}, _merged(found.repairs), list(unmet),
+                found.surveys,
+            )  # fmt: skip
+        unmet.clear()
+    raise Conflict(found.repairs[-1].node, f"no legal scales: {found.repairs[-1].reason}")
+
+
+class _Site(NamedTuple):
+    """One op whose scales are bound: operand -> owner. `node` is the node itself, or the reader of a requantized tensor."""
+
+    node: Node
+    op: str
+    owner: Mapping[int, Variable]
+
+
+class _State(NamedTuple):
+    scale: dict[Variable, float]
+    zero: dict[Variable, int]
+    repairs: list[Repair]
+    surveys: Mapping[int, Survey]
+    scheme: Scheme
+
+
+def owner(plan: Layout, node: Node, position: int) -> Variable:
+    """Who owns the parameters of a quantized node's data input, or of its outputs (OUTPUT)."""
+    if position == OUTPUT:
+        t = node.outputs[0]
+    elif (node.index, position) in plan.requantized or (tied(node) and node.inputs[position] in plan.values):
+        t = node.outputs[0]
+    else:
+        t = node.inputs[position]
+        if t in plan.values:
+            return "constant", node.index, position
+    return ("fixed", t) if t in plan.fixed else ("group", plan.group_of[t])
+
+
+def _sites(graph: Graph, plan: Layout) -> Iterator[_Site]:
+    for node in graph.nodes:
+        if node.index not in plan.quantized:
+            continue
+        data = record(node).rule.data_inputs(node)
+        yield _Site(node, node.op, {OUTPUT: owner(plan, node, OUTPUT), **{p: owner(plan, node, p) for p in data}})
+        for p in data:
+            if (node.index, p) in plan.requantized:
+                yield _Site(node, "QUANTIZE", {0: ("fixed", node.inputs[p]), OUTPUT: owner(plan, node, p)})
+
+
+def _start(graph: Graph, plan: Layout, ranges: Sequence[GroupRange], scheme: Scheme) -> _State:
+    state = _State({}, {}, [], _surveys(graph, plan, scheme), scheme)
+    for i, r in enumerate(ranges):
+        _put(state, ("group", i), r.low, r.high)
+    for t, (scale, zero) in plan.fixed.items():
+        state.scale["fixed", t], state.zero["fixed", t] = scale, zero
+    for site in _sites(graph, plan):
+        for p, v in site.owner.items():
+            if v[0] == "constant":
+                values = plan.values[site.node.inputs[p]]
+                _put(state, v, float(values.min(initial=0.0)), float(values.max(initial=0.0)))
+    return state
+
+
+def _put(state: _State, v: Variable, low: float, high: float) -> None:
+    scale, zero = affine(low, high, state.scheme.activation)
+    state.scale[v], state.zero[v] = float(scale), zero
+    codes = code_range(state.scheme.activation)
+    plain = (max(high, 0.0) - min(low, 0.0)) / (codes[1] - codes[0])
+    if plain < SMALLEST_SCALE:
+        state.repairs.append(Repair(v, plain, float(scale), -1, "narrower than the smallest scale, 2^-23"))
+
+
+def _surveys(graph: Graph, plan: Layout, scheme: Scheme) -> dict[int, Survey]:
+    found = {}
+    for node in graph.nodes:
+        rule = record(node).rule if node.index in plan.quantized else None
+        if rule is not None and rule.weights is not None and rule.weight_axis is not None:
+            b = node.inputs[rule.bias] if rule.bias is not None and rule.bias < len(node.inputs) else -1
+            found[node.index] = survey(plan.values[node.inputs[rule.weights]], plan.values.get(b), rule.weight_axis)
+    return found
+
+
+def _settle(state: _State, site: _Site, unmet: dict[tuple[int, str], None]) -> bool:
+    """Meet the needs of one op; True if a scale was widened."""
+    changed = False
+    for need in needs(site.op, _operands(state, site)):
+        v = site.owner[need.operand]
+        chased = not need.must and list(site.owner.values()).count(v) > 1
+        if v[0] == "fixed" or chased:
+            _give_up(site, need, unmet)
+            continue
+        after = float(round_up(np.asarray(need.scale)))
+        if not after < 2.0**100:
+            raise Conflict(site.node.index, f"no legal scales: {need.reason}")
+        state.repairs.append(Repair(v, state.scale[v], after, site.node.index, need.reason))
+        state.scale[v] = after
+        changed = True
+    return changed
+
+
+def _give_up(site: _Site, need: Need, unmet: dict[tuple[int, str], None]) -> None:
+    """A need on parameters that an op dictates, or a mild one that widening its own other operand would renew."""
+    if need.must:
+        raise Conflict(site.node.index, f"no legal scales: {need.reason}")
+    unmet[site.node.index, need.reason] = None
+
+
+def _operands(state: _State, site: _Site) -> Operands:
+    scale = {p: state.scale[v] for p, v in site.owner.items()}
+    constants = frozenset(p for p, v in site.owner.items() if v[0] == "constant")
+    found = state.surveys.get(site.node.index)
+    if found is None or site.op == "QUANTIZE":
+        return Operands(scale, site.node.options, constants=constants)
+    reach = largest_input(scale[0], state.zero[site.owner[0]], state.scheme.activation)
+    weights = weight_scales(found, scale[0], reach, state.scheme.weight, state.scheme.per_channel)
+    worst = float((found.bias + reach * found.total).max(initial=0.0))
+    if not np.isfinite(weights).all() or scale[0] * float(weights.max(initial=0.0)) > 2.0**100:
+        raise Conflict(site.node.index, "its bias scale would leave float32")
+    return Operands(scale, site.node.options, float(weights.max(initial=0.0)), worst, constants)
+
+
+def largest_input(scale: float, zero: int, type_name: str) -> float:
+    """The largest |real value| that a code stands for."""
+    low, high = code_range(type_name)
+    return scale * max(high - zero, zero - low)
+
+
+def _qparams(scale: float, zero: int, type_name: str) -> QParams:
+    return QParams(np.asarray([scale], np.float32), np.asarray([zero], np.int64), *code_range(type_name))
+
+
+def _merged(repairs: Sequence[Repair]) -> list[Repair]:
+    """One line per owner and limit: the first scale before, the last after."""
+    found: dict[tuple, Repair] = {}
+    for r in repairs:
+        key = (r.variable, r.node, r.reason)
+        found[key] = r if key not in found else r._replace(before=found[key].before)
+    return list(found.values())

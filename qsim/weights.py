@@ -1,0 +1,110 @@
+"""Weights and biases as integers: symmetric, per output channel, with a guard that keeps every accumulator inside 32 bits."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .graph import QParams
+from .types import code_range
+
+# A bias code stays within 2^30, and bias plus the largest possible sum of products within 98 % of 2^31 (the rest is for the rounding
+# of the weights): no kernel can wrap, and the float32 of XNNPACK's rescaling still tells the codes of the output apart.
+BIAS_LIMIT = 2.0**30
+ACCUMULATOR_LIMIT = 0.98 * 2.0**31
+# A bias scale of at least 2^-100 is a normal float32 with room; XNNPACK hands an op with a subnormal one to the builtin kernel.
+SMALLEST_PRODUCT = 2.0**-100
+DEAD = 1e-6  # a channel is dead when all its weights lie below this part of the layer's largest
+
+
+class Survey(NamedTuple):
+    """What the scales of a layer depend on, per output channel (C,), real units, float64.
+
+    peak: largest |w|. total: sum of |w|. bias: |b| (zeros where absent).
+    """
+
+    peak: np.ndarray
+    total: np.ndarray
+    bias: np.ndarray
+
+
+def survey(weights: np.ndarray, bias: np.ndarray | None, axis: int) -> Survey:
+    """Per-channel peak and total of |weights| along every other axis, and |bias|."""
+    flat = np.abs(np.moveaxis(np.asarray(weights, np.float64), axis, 0)).reshape(weights.shape[axis], -1)
+    b = np.zeros(len(flat)) if bias is None else np.abs(np.asarray(bias, np.float64)).reshape(-1)
+    return Survey(flat.max(1, initial=0.0), flat.sum(1), b)
+
+
+def plain_scales(found: Survey, type_name: str, per_channel: bool) -> np.ndarray:
+    """peak / qmax, per channel or the largest for all: (C,) float64, before any guard."""
+    peak = found.peak if per_channel else np.full_like(found.peak, found.peak.max(initial=0.0))
+    return peak / code_range(type_name)[1]
+
+
+def least_scales(found: Survey, input_scale: float, reach: float) -> np.ndarray:
+    """The smallest weight scales at which bias and accumulator fit their limits: (C,) float64.
+
+    s_w >= |b| / (s_x 2^30), s_w >= (|b| + reach * total) / (s_x 0.98 2^31), s_x s_w >= 2^-100. reach: the largest |x| that a code
+    of the input stands for, real. Dead channels with a bias need this on the first day: their plain scale is almost 0.
+    """
+    worst = found.bias + reach * found.total
+    floor = max(SMALLEST_PRODUCT / input_scale, SMALLEST_PRODUCT)
+    return np.maximum(np.maximum(found.bias / (input_scale * BIAS_LIMIT), worst / (input_scale * ACCUMULATOR_LIMIT)), floor)
+
+
+def weight_scales(found: Survey, input_scale: float, reach: float, type_name: str, per_channel: bool) -> np.ndarray:
+    """Scales to store, float32: (C,) per channel, (1,) per tensor; the plain ones, raised where the guard asks for it."""
+    plain = plain_scales(found, type_name, per_channel).astype(np.float32)
+    scales = np.maximum(plain, round_up(least_scales(found, input_scale, reach)))
+    return scales if per_channel else scales.max(keepdims=True)
+
+
+def quantize_weights(
+    weights: np.ndarray, scales: np.ndarray, axis: int, type_name: str = "int8", rounding: str = "sum"
+) -> tuple[np.ndarray, QParams]:
+    """clip(round(w / s_w), -qmax, qmax) and its parameters; the lowest code is never used (kernels differ on it).
+
+    rounding: "nearest" (half to even), or "sum": nearest, then per output channel the fewest and cheapest codes go to their other
+    neighbour, so that the codes' sum is the sum of w / s_w within a half. An error in the sum of a channel's weights multiplies the
+    mean of its inputs, which after a RELU is the largest part of them. *Restates*: SQuant (Guo et al. 2022), its channel step.
+    """
+    low, high = code_range(type_name)
+    rows = np.moveaxis(np.asarray(weights, np.float64), axis, 0)
+    exact = rows.reshape(len(rows), -1) / scales.astype(np.float64).reshape(-1, 1)
+    codes = np.clip(np.rint(exact), -high, high)
+    if rounding == "sum":
+        codes = _sum_kept(exact, codes, high)
+    codes = np.moveaxis(codes.reshape(rows.shape), 0, axis).astype(np.int8)
+    return codes, QParams(scales, np.zeros(len(scales), np.int64), low, high, axis if len(scales) > 1 else 0)
+
+
+def _sum_kept(exact: np.ndarray, codes: np.ndarray, high: int) -> np.ndarray:
+    """codes (C, K) with each row's sum within a half of exact's: the |t| codes with the largest error of t's sign move by one."""
+    error = codes - exact
+    surplus = np.rint(error.sum(1, keepdims=True))
+    sign = np.sign(surplus)
+    cost = np.where(np.abs(codes - sign) <= high, -error * sign, np.inf)
+    rank = np.argsort(np.argsort(cost, 1, kind="stable"), 1, kind="stable")
+    moves = (rank < np.abs(surplus)) & (cost < 0)
+    return codes - sign * moves
+
+
+def quantize_bias(bias: np.ndarray, input_scale: np.float32, scales: np.ndarray, type_name: str = "int32") -> tuple[np.ndarray, QParams]:
+    """round_half_even(b / s_b) with s_b = f32(s_x * s_w), the float32 product that runtimes compute; zero point 0."""
+    product = (np.float32(input_scale) * scales).astype(np.float32)
+    low, high = code_range(type_name)
+    codes = np.clip(np.rint(np.asarray(bias, np.float64) / product.astype(np.float64)), low, high)
+    return codes.astype(np.dtype(type_name)), QParams(product, np.zeros(len(product), np.int64), low, high, 0)
+
+
+def quantize_constant(values: np.ndarray, q: QParams, type_name: str = "int8") -> np.ndarray:
+    """clip(round_half_even(v / s) + z) for a constant that an op reads as data."""
+    scale, zero = float(np.asarray(q.scale).reshape(-1)[0]), int(np.asarray(q.zero_point).reshape(-1)[0])
+    return np.clip(np.rint(np.asarray(values, np.float64) / scale) + zero, q.low, q.high).astype(np.dtype(type_name))
+
+
+def round_up(scales: np.ndarray) -> np.ndarray:
+    """The smallest float32 that is not below each float64."""
+    rounded = np.asarray(scales, np.float64).astype(np.float32)
+    return np.where(rounded < scales, np.nextafter(rounded, np.float32(np.inf)), rounded).astype(np.float32)

@@ -1,0 +1,312 @@
+"""The command `qsim` as its users meet it: results, files, messages, exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small
+
+import qsim
+from qsim_cli import app, main, screen
+
+AFFINE = ("--input-scale", "1/64", "--input-offset", "-2")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with net.tflite (float), data.npz (x, y by the net itself), and nothing else; the tests run in it."""
+    monkeypatch.chdir(tmp_path)
+    model, x = small.float_net(), small.images(48)
+    qsim.save(model, "net.tflite")
+    (y,) = model.function("float").batch((x / 64 - 2).astype(np.float32))
+    np.savez("data.npz", x=x, y=y.reshape(len(x), -1).argmax(1))
+    return tmp_path
+
+
+def run(capsys, *arguments: object) -> tuple[int, str, str]:
+    capsys.readouterr()
+    code = main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def result(capsys, *arguments: object) -> dict:
+    code, out, err = run(capsys, *arguments, "--json")
+    assert code == 0, err
+    return json.loads(out)
+
+
+# help, version, usage
+
+
+def test_help_names_every_verb_and_imports_nothing_heavy():
+    program = "import sys; from qsim_cli import main; main(['--help']); print({'jax', 'numpy', 'tflite'} & set(sys.modules))"
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert all(verb in shown for verb in app.VERBS)
+    assert shown.rstrip().endswith("set()")
+
+
+def test_inspect_needs_neither_jax_nor_litert(here):
+    without = "import sys; sys.modules['jax'] = sys.modules['ai_edge_litert'] = None"
+    program = f"{without}; from qsim_cli import main; sys.exit(main(['inspect', 'net.tflite']))"
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env={"PYTHONPATH": str(root)})
+    assert done.returncode == 0, done.stderr
+    assert "CONV_2D" in done.stdout
+
+
+@pytest.mark.parametrize("verb", app.VERBS)
+def test_every_verb_has_help_and_json(capsys, verb):
+    code, out, _ = run(capsys, verb, "--help")
+    assert code == 0 and "--json" in out
+
+
+def test_version_names_everything_that_decides_numbers(capsys):
+    code, out, _ = run(capsys, "--version")
+    assert code == 0
+    for word in (f"qsim {qsim.__version__}", f"numerics {qsim.NUMERICS}", "jax", "LiteRT", "Python"):
+        assert word in out
+
+
+@pytest.mark.parametrize(
+    "arguments, hint",
+    [
+        (["inspct", "net.tflite"], "inspect"),
+        (["run", "net.tflite", "data.npz", "-o", "o.npz", "--mode", "intger"], "integer"),
+        (["run", "net.tflite", "data.npz"], "--output"),
+        (["run", "net.tflite", "data.npz", "-o", "o.npz", "--batch", "0"], "--batch"),
+        (["explain", "net.tflite", "--op", "99"], "0 to 4"),
+    ],
+)
+def test_wrong_usage_is_2_and_says_what_is_right(capsys, here, arguments, hint):
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert hint in err
+    assert sorted(p.name for p in here.iterdir()) == ["data.npz", "net.tflite"]
+
+
+# inspect
+
+
+def test_inspect_shows_ops_tensors_and_scheme(capsys, here):
+    code, out, _ = run(capsys, "inspect", "net.tflite")
+    assert code == 0
+    for word in ("float32, not quantized", "made by the tests", "FULLY_CONNECTED", "fused_activation_function=RELU", "hidden", "1x8x8x1"):
+        assert word in out
+
+
+def test_inspect_json_has_the_tensors_by_index(capsys, here):
+    graph = result(capsys, "inspect", "net.tflite")["graphs"][0]
+    assert [t["index"] for t in graph["tensors"]] == list(range(13))
+    assert graph["tensors"][0]["role"] == "input" and graph["tensors"][12]["role"] == "output"
+    assert [n["op"] for n in graph["ops"]] == ["CONV_2D", "CONV_2D", "RESHAPE", "FULLY_CONNECTED", "SOFTMAX"]
+
+
+def test_hostile_names_are_shown_inert(capsys, here):
+    name = "[red]\x1b[2J\u202egnp.exe\n</td>\x07"
+    qsim.save(small.float_net(names={3: name}), "bad.tflite")
+    code, out, err = run(capsys, "inspect", "bad.tflite")
+    assert code == 0
+    assert "[red]" in out  # no markup is interpreted
+    assert not set(out + err) & {"\x1b", "\u202e", "\x07"}
+    code, out, _ = run(capsys, "inspect", "bad.tflite", "--json")
+    assert not set(out) & {"\x1b", "\u202e", "\x07"}
+    assert json.loads(out)["graphs"][0]["tensors"][3]["name"] == name
+
+
+def test_safe_keeps_letters_and_cuts_length():
+    assert screen.safe("größe/重み") == "größe/重み"
+    assert screen.safe("\u2066a\u2069\x9b") == "\\u2066a\\u2069\\x9b"
+    assert len(screen.safe("x" * 10_000)) == screen.LONGEST_NAME
+
+
+# run
+
+
+def test_run_writes_the_functions_outputs(capsys, here):
+    shown = result(capsys, "run", "net.tflite", "data.npz", "-o", "out.npz", "--mode", "float", *AFFINE)
+    assert shown["tensors"][0]["key"] == "t12" and shown["tensors"][0]["shape"] == [48, 1, 4]
+    x = np.load("data.npz")["x"]
+    (expected,) = qsim.load("net.tflite").function("float").batch((x / 64.0 - 2).astype(np.float32))
+    with np.load("out.npz") as written:
+        assert written.files == ["t12"]
+        assert np.array_equal(written["t12"], expected) and written["t12"].dtype == np.float32
+
+
+def test_run_all_writes_inputs_and_every_op_output(capsys, here):
+    code, _, err = run(capsys, "run", "net.tflite", "data.npz", "-o", "out.npz", "--tensors", "all", *AFFINE)
+    assert code == 0, err
+    with np.load("out.npz") as written:
+        assert sorted(written.files) == sorted(f"t{t}" for t in (0, 3, 6, 8, 11, 12))
+        assert written["t0"].shape == (48, 1, 8, 8, 1)
+
+
+def test_run_gives_the_same_for_every_way_to_hand_in_the_data(capsys, here):
+    x = (np.load("data.npz")["x"] / 64.0 - 2).astype(np.float32)
+    np.savez("named.npz", image=x)
+    np.savez("indexed.npz", t0=x[:, None])
+    np.savez("any.npz", whatever=x.astype(np.float64))
+    np.savez("narrow.npz", whatever=x[..., 0])
+    np.save("plain.npy", x)
+    run(capsys, "run", "net.tflite", "data.npz", "-o", "out.npz", *AFFINE)
+    expected = np.load("out.npz")["t12"]
+    for name in ("named.npz", "indexed.npz", "any.npz", "narrow.npz", "plain.npy"):
+        code, _, err = run(capsys, "run", "net.tflite", name, "-o", "other.npz", "--force")
+        assert code == 0, err
+        assert np.array_equal(np.load("other.npz")["t12"], expected), name
+
+
+def test_batch_size_changes_nothing(capsys, here):
+    for size in (1, 7, 48):
+        run(capsys, "run", "net.tflite", "data.npz", "-o", f"{size}.npz", "--batch", size, *AFFINE)
+    first = np.load("1.npz")["t12"]
+    assert np.allclose(np.load("7.npz")["t12"], first, atol=1e-6) and np.allclose(np.load("48.npz")["t12"], first, atol=1e-6)
+
+
+# what must not work
+
+
+def save_nan(path: str) -> None:
+    x = np.zeros((5, 8, 8, 1), np.float32)
+    x[3, 1, 2, 0] = np.nan
+    np.savez(path, x=x)
+
+
+BAD_DATA = {
+    "missing": (lambda p: None, "No such file"),
+    "text": (lambda p: Path(p).write_text("hello"), "neither an .npz nor an .npy"),
+    "empty file": (lambda p: Path(p).write_bytes(b""), "neither an .npz nor an .npy"),
+    "truncated": (lambda p: Path(p).write_bytes(Path("data.npz").read_bytes()[:900]), "bad.npz"),
+    "pickle": (lambda p: np.savez(p, x=np.array([{}], object)), "never unpickled"),
+    "no samples": (lambda p: np.savez(p, x=np.zeros((0, 8, 8, 1), np.float32)), "no samples"),
+    "shape": (lambda p: np.savez(p, x=np.zeros((4, 9, 8, 1), np.float32)), "(N, 1, 8, 8, 1) or (N, 8, 8, 1)"),
+    "nan": (save_nan, "sample 3"),
+    "strings": (lambda p: np.savez(p, x=np.full((2, 8, 8, 1), "a")), "wrong type of data"),
+    "ambiguous": (lambda p: np.savez(p, a=np.zeros((2, 8, 8, 1)), b=np.zeros((2, 8, 8, 1))), "'image' or 't0'"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_DATA)
+def test_bad_data_is_5_and_writes_nothing(capsys, here, kind):
+    make, words = BAD_DATA[kind]
+    make("bad.npz")
+    code, out, err = run(capsys, "run", "net.tflite", "bad.npz", "-o", "out.npz", "--json")
+    assert code == 5, err
+    assert words in err and "bad.npz" in err
+    assert json.loads(out)["exit_code"] == 5
+    assert not Path("out.npz").exists()
+
+
+@pytest.mark.parametrize("verb", ["inspect", "explain", "run"])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"PK\x03\x04 and so on", b"<html>not found</html>", b"version https://git-lfs.github.com/spec/v1"]
+)
+def test_a_file_that_is_no_model_is_3(capsys, here, verb, content):
+    if content is not None:
+        Path("bad.tflite").write_bytes(content)
+    more = ["data.npz", "-o", "out.npz"] if verb == "run" else []
+    code, _, err = run(capsys, verb, "bad.tflite", *more)
+    assert code == 3 and err.startswith("error: bad.tflite")
+    assert not Path("out.npz").exists()
+
+
+def test_an_existing_output_stays_without_force(capsys, here):
+    Path("out.npz").write_bytes(b"precious")
+    code, _, err = run(capsys, "run", "net.tflite", "data.npz", "-o", "out.npz")
+    assert code == 6 and "--force" in err
+    assert Path("out.npz").read_bytes() == b"precious"
+    assert run(capsys, "run", "net.tflite", "data.npz", "-o", "out.npz", "--force", *AFFINE)[0] == 0
+    assert np.load("out.npz").files == ["t12"]
+
+
+@pytest.mark.parametrize("target", ["net.tflite", "data.npz", ".", "nowhere/out.npz"])
+def test_outputs_that_cannot_be_are_refused_before_any_compute(capsys, here, target, monkeypatch):
+    monkeypatch.setattr("qsim_cli.computing.function_of", lambda *a: pytest.fail("computed"))
+    before = {p: p.read_bytes() for p in here.iterdir()}
+    assert run(capsys, "run", "net.tflite", "data.npz", "-o", target, "--force")[0] == 6
+    assert {p: p.read_bytes() for p in here.iterdir()} == before
+
+
+def test_an_op_without_kernel_is_4_and_named(capsys, here):
+    net = small.float_net()
+    nodes = (*net.graph.nodes[:4], net.graph.nodes[4].but(op="CUSTOM:Strange", options=qsim.graph.Options(custom_options=b"")))
+    qsim.save(net.but(graphs=(net.graph.but(nodes=nodes),)), "strange.tflite")
+    code, _, err = run(capsys, "run", "strange.tflite", "data.npz", "-o", "out.npz")
+    assert code == 4 and "CUSTOM:Strange" in err
+
+
+def test_a_missing_gpu_is_4(capsys, here):
+    import jax
+
+    if jax.default_backend() != "cpu":
+        pytest.skip("there is a GPU")
+    code, _, err = run(capsys, "run", "net.tflite", "data.npz", "-o", "out.npz", "--device", "gpu")
+    assert code == 4 and "no GPU" in err
+
+
+def test_an_interrupt_is_130(capsys, here, monkeypatch):
+    def interrupted(*a, **k):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("qsim_cli.computing.function_of", interrupted)
+    assert run(capsys, "run", "net.tflite", "data.npz", "-o", "out.npz")[0] == 130
+    assert not Path("out.npz").exists()
+
+
+# eval
+
+
+def test_eval_gives_accuracy_and_cost(capsys, here):
+    found = result(capsys, "eval", "net.tflite", "data.npz", "--mode", "float", *AFFINE)
+    assert found["samples"] == 48 and found["top1"] == 1.0
+    assert found["samples_per_second"] > 0 and found["compile_seconds"] >= 0 and found["peak_memory_bytes"] > 1 << 20
+
+
+def test_eval_against_another_model(capsys, here):
+    qsim.save(small.float_net(seed=5), "other.tflite")
+    found = result(capsys, "eval", "other.tflite", "data.npz", "--against", "net.tflite", *AFFINE)
+    same = result(capsys, "eval", "net.tflite", "data.npz", "--against", "net.tflite", *AFFINE)
+    assert same["agreement"] == 1.0 and same["sqnr_db"] is None and same["kl_nats"] == 0 and same["lost"] == same["won"] == 0
+    assert found["agreement"] == found["top1"] < 1.0  # the labels are the other net's answers
+    assert found["lost"] == round(48 * (1 - found["top1"])) and found["kl_nats"] > 0
+
+
+def test_eval_without_labels_says_so(capsys, here):
+    np.savez("bare.npz", x=np.load("data.npz")["x"])
+    code, out, err = run(capsys, "eval", "net.tflite", "bare.npz", *AFFINE)
+    assert code == 0 and "no labels" in err and "top-1" not in out
+
+
+def test_labels_outside_the_classes_are_refused(capsys, here):
+    np.savez("bad.npz", x=np.load("data.npz")["x"], y=np.full(48, 9))
+    code, _, err = run(capsys, "eval", "net.tflite", "bad.npz", *AFFINE)
+    assert code == 5 and "0..3" in err
+
+
+def test_a_folder_of_images_is_data(capsys, here):
+    Image = pytest.importorskip("PIL.Image")
+    with np.load("data.npz") as data:
+        x, y = data["x"], data["y"]
+    Path("pictures").mkdir()
+    for i in range(10):
+        Image.fromarray(x[i, ..., 0]).save(f"pictures/{9 - i}.png")
+    Path("pictures/labels.csv").write_text("file,class\n" + "".join(f"{9 - i}.png,{y[i]}\n" for i in range(10)))
+    found = result(capsys, "eval", "net.tflite", "pictures", *AFFINE)
+    assert found["samples"] == 10 and found["top1"] == 1.0
+    Path("pictures/9.png").write_bytes(b"no picture")
+    code, _, err = run(capsys, "eval", "net.tflite", "pictures", *AFFINE)
+    assert code == 5 and "9.png" in err
+
+
+# explain
+
+
+def test_explain_lists_every_op(capsys, here):
+    code, out, _ = run(capsys, "explain", "net.tflite")
+    assert code == 0 and out.count("float: the real function") == 5
+    assert [o["op"] for o in result(capsys, "explain", "net.tflite")["ops"]][-1] == "SOFTMAX"
