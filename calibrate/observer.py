@@ -7,7 +7,7 @@ values then depend on nothing but the sample.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,12 +40,28 @@ def observe(
     Tensors above 16,384 elements a sample feed the histogram with whole pixels (all channels) at seeded positions, the same for every
     sample; extremes always see every element. *Raises*: BadData, Unsupported (ops without a float function).
     """
-    run = compiled(model, None if taps is None else tuple(model.graph.find(t) for t in taps))
+    indices = None if taps is None else tuple(model.graph.find(t) for t in taps)
+    scaling = getattr(batches, "scaling", None) or Scaling()
+    return observe_fed(model, feed(model, batches), scaling, taps=indices, sequence=sequence, nonfinite=nonfinite, progress=progress)
+
+
+def observe_fed(
+    model: Model,
+    fed: Iterable[Batch],
+    scaling: Scaling,
+    *,
+    taps: tuple[int, ...] | None = None,
+    sequence: bool = True,
+    nonfinite: str = "raise",
+    progress: Callable[[int], None] | None = None,
+) -> Statistics:
+    """`observe` on batches that `feed` has checked already; `scaling` is how their values came about."""
+    run, wanted = compiled(model, taps), ports(model)
     gathered = _Gathered(run, sequence)
     domains: dict[int, Domain] | None = None
     block: list[Batch] = []
-    held, scaling, wanted = 0, getattr(batches, "scaling", None) or Scaling(), ports(model)
-    for batch in feed(model, batches):
+    held = 0
+    for batch in fed:
         domains = _common(domains, _domains(wanted, batch, scaling))
         batch, left_out = finite(batch, wanted, gathered.samples + gathered.skipped + held, nonfinite)
         gathered.skipped += left_out
@@ -60,7 +76,7 @@ def observe(
     gathered.close()
     if not gathered.samples:
         raise BadData("no samples left", found=f"{gathered.skipped} left out for NaN or infinity")
-    if progress:
+    if progress and held:
         progress(gathered.samples)
     return Statistics(
         gathered.sketches(), st.model_hash(model), dict(run.copies), domains or {}, gathered.samples, gathered.skipped,
@@ -111,11 +127,12 @@ class _Gathered:
         rows = np.asarray(results[0])[:n]
         for k, t in enumerate(self.totals):
             low, high, bad, fractional = rows[:, k].T
-            t[:] = min(t[0], int(low.min())), max(t[1], int(high.max())), t[2] + int(bad.sum(dtype=np.int64)), t[3] | int(fractional.max())
+            t[0], t[1] = min(t[0], int(low.min())), max(t[1], int(high.max()))
+            t[2], t[3] = t[2] + int(bad.sum(dtype=np.int64)), t[3] | int(fractional.max())
         if self.sequence:
             self.ends.append(rows[:, :, :2].copy())
-        for t, kept in self.raw.items():
-            kept.append(np.array(results[1][t][:n]))
+        for index, kept in self.raw.items():
+            kept.append(np.array(results[1][index][:n]))
         self.raw = {w.index: self.raw[w.index] for w in self.run.watches if w.index in self.raw and st.keeps_raw(w.size, self.samples)}
 
     def sketches(self) -> dict[int, Sketch]:
