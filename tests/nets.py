@@ -85,14 +85,20 @@ class Net:
         return Model((Graph(tuple(self.tensors), tuple(self.nodes), tuple(self.inputs), tuple(outputs)),), (signature,))
 
 
-def random_net(rng: np.random.Generator, length: int = 8) -> Model:
-    """A random graph of images (1, 4, 4, 4) and of what they become; some ops have no integer kernel, some weights are degenerate."""
+KINDS = ("conv", "depthwise", "two", "constant", "pool", "one", "concat", "move", "mean", "float")
+
+
+def random_net(rng: np.random.Generator, length: int = 8, float_ops: bool = True) -> Model:
+    """A random graph of images (1, 4, 4, 4) and of what they become; some weights are degenerate.
+
+    float_ops: whether it may have ops that stay float.
+    """
     net = Net()
     alive = [net.input(1, 4, 4, 4)]
     if rng.random() < 0.3:
         alive.append(net.input(1, 4, 4, 4))
     for _ in range(length):
-        alive.append(_step(net, rng, alive))
+        alive.append(_step(net, rng, alive, float_ops))
     last = alive[-1]
     if rng.random() < 0.5:
         flat = net.reshape(last, 1, int(np.prod(net.shape(last))))
@@ -101,13 +107,13 @@ def random_net(rng: np.random.Generator, length: int = 8) -> Model:
     return net.model(last, *(t for t in extra if t != last))
 
 
-def _step(net: Net, rng: np.random.Generator, alive: list[int]) -> int:
+def _step(net: Net, rng: np.random.Generator, alive: list[int], float_ops: bool) -> int:
     x = int(rng.choice(alive[-4:]))
     n, h, w, c = net.shape(x)
     act = str(rng.choice(ACTIVATIONS))
     same = [t for t in alive if net.shape(t) == net.shape(x)]
     y = int(rng.choice(same))
-    kind = rng.choice(["conv", "depthwise", "two", "constant", "pool", "one", "concat", "move", "mean", "float"])
+    kind = rng.choice(KINDS)
     if kind == "conv":
         out, k = int(rng.choice([c, 6])), int(rng.choice([1, 3]))
         return net.conv(x, _weights(rng, (out, k, k, c)), _bias(rng, out), act)
@@ -127,7 +133,7 @@ def _step(net: Net, rng: np.random.Generator, alive: list[int]) -> int:
         return net.concat([x, y] if rng.random() < 0.8 else [x, net.constant(_weights(rng, (n, h, w, 2)))])
     if kind == "move":
         return _move(net, rng, x)
-    if kind == "mean":
+    if kind == "mean" or not float_ops:
         return net.mean(x)
     return net.one(str(rng.choice(["EXP", "ABS", "NEG", "SQUARE"])), x)
 

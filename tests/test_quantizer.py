@@ -103,12 +103,12 @@ def test_reasons_of_ops_that_stay():
     z = net.reshape(y, 1, 64)
     w = net.op("FULLY_CONNECTED", [z, net.reshape(x, 1, 64), -1], (1, 1), fused_activation_function="NONE", keep_num_dims=False)
     v = net.two("ADD", x, net.constant([np.inf]))
-    c = net.constant([1, 2], "int32")
+    c = net.constant([1, 2, 3, 4], "int32")
     i = net.op("ADD", [c, net.op("SHAPE", [x], (4,), kind="int32", out_type="INT32")], (4,), kind="int32", fused_activation_function="NONE")
     found = layout(net.model(w, v, i)).kept_float
     assert {n: found[n] for n in (1, 3)} == {1: "it moves data between float ops", 3: "its weights are computed, not constant"}
     assert found[4] == "a constant of it is NaN or infinite"
-    assert "does not depend on data" in found[6]
+    assert found[6] == "it works on int32"
     assert "known" in found[0] or "kernel" in found[0]
 
 
@@ -169,7 +169,8 @@ def test_dead_channels_with_a_bias_are_guarded_and_listed():
     node = made.graph.nodes[0]
     codes, stored_weights = (made.graph.tensors[t] for t in (node.inputs[2], node.inputs[1]))
     assert np.abs(codes.data.astype(np.int64)).max() <= 2**30
-    np.testing.assert_allclose(codes.data * codes.qparams.scale.astype(np.float64), bias, rtol=1e-6)
+    step = codes.qparams.scale.astype(np.float64)
+    assert (np.abs(codes.data * step - bias) <= step / 2).all()
     np.testing.assert_array_equal(codes.qparams.scale, named(made, "in0").qparams.scale * stored_weights.qparams.scale)
     (guard,) = made.report.guards
     assert (guard.channels, guard.dead, guard.raised) == (4, 2, 2) and guard.steps == np.inf
@@ -340,7 +341,7 @@ def two_inputs(op: str) -> tuple[Model, int, int, int]:
     ("op", "ranges", "widened"),
     [
         ("ADD", ((-1, 1), (-1, 1), (-1e-4, 1e-4)), 2),
-        ("SUB", ((-1e-6, 1e-6), (-1, 1), (-1, 1)), 0),
+        ("SUB", ((-1e-4, 1e-4), (-1, 1), (-1, 1)), 0),
         ("MUL", ((-1e3, 1e3), (-1e3, 1e3), (-1, 1)), 2),
         ("MUL", ((-1e-4, 1e-4), (-1e-3, 1e-3), (-1, 1)), 0),
     ],
@@ -368,7 +369,8 @@ def test_what_no_widening_makes_legal_stays_float():
     x = net.input(1, 4, 4, 4)
     model = net.model(net.concat([net.conv(x, ONES * 1e6, ZEROS), x]))
     made = quantize(model, wanted(model))
-    assert "no legal scales" in made.report.ops[0].reason and made.report.ops[1].stored == "int8"
+    assert "no legal scales" in made.report.ops[0].reason
+    assert made.report.ops[1].reason == "it moves data between float ops"
 
 
 def stored_op(op: str, scales: tuple[float, ...], **options) -> bytes:
@@ -402,9 +404,9 @@ def test_the_limits_are_those_of_litert(oracle, flavour, inside, outside):
 # whole nets against LiteRT
 
 
-def random_case(seed: int) -> tuple[Model, Model, np.random.Generator]:
+def random_case(seed: int, float_ops: bool = True) -> tuple[Model, Model, np.random.Generator]:
     rng = np.random.default_rng(seed)
-    model = random_net(rng, int(rng.integers(2, 12)))
+    model = random_net(rng, int(rng.integers(2, 12)), float_ops)
     ranges = {model.graph.key(t): random_range(rng) for group in layout(model).groups for t in group}
     return model, quantize(model, ranges, io=str(rng.choice(["float32", "int8", "uint8"]))), rng
 
@@ -438,15 +440,11 @@ def test_random_nets_need_nothing_more():
 
 @pytest.mark.parametrize("seed", range(6))
 def test_random_nets_equal_litert(seed, oracle):
-    _, made, rng = random_case(1000 + seed)
+    _, made, rng = random_case(1000 + seed, float_ops=False)
     data, inputs = to_bytes(made), stored(made, rng)
     for flavour in ("xnnpack", "reference"):
-        try:
-            run = made.function("integer", flavour)
-        except qsim.Unsupported:
-            pytest.skip("the net has an op without a record")
         theirs = oracle.run(data, inputs, flavour)
-        for t, mine in zip(made.graph.outputs, run.batch(*inputs), strict=True):
+        for t, mine in zip(made.graph.outputs, made.function("integer", flavour).batch(*inputs), strict=True):
             np.testing.assert_array_equal(mine, theirs[t])
 
 
@@ -459,28 +457,38 @@ def test_int8_is_close_to_float_where_the_ranges_fit():
     assert 10 * np.log10((real[0] ** 2).mean() / ((got - real[0]) ** 2).mean()) > 30
 
 
-REAL = (
-    "mlperf_resnet8_f32",
-    "mlperf_ad01_f32",
-    "mlperf_vww96_f32",
-    "conv_resnet8_fp16",
-    "movie_review_text_f32",
-    "meter_needle_class100_f32",
-)
+FLOAT_NETS = (
+    "aeq_conv_fc_mnist_f32", "blazeface_front_f32", "blazeface_mlkit_f32", "conv_resnet8_fp16", "conv_vit_mnist_f32", "deeplabv3_257_f32",
+    "dtln_1_f32", "hand_landmark_lite_fp16", "meter_digits_f32", "meter_needle_class100_f32", "mlperf_ad01_f32", "mlperf_resnet8_f32",
+    "mlperf_vww96_f32", "mnist_lstm_f32", "mobilenet_v1_025_224_f32", "movie_review_text_f32", "selfie_segmentation_fp16",
+    "transformer_ff_f32", "transformer_kv_cache_f32", "twin_mlperf_kws_f32", "twin_mobilenet_v2_100_224_f32",
+)  # fmt: skip
 
 
 @pytest.mark.models
-@pytest.mark.parametrize("name", REAL)
-def test_real_nets_load_everywhere_and_equal_litert(name, models_dir, oracle):
+@pytest.mark.parametrize("name", FLOAT_NETS)
+def test_real_nets_load_wherever_their_source_does(name, models_dir, oracle):
+    path = models_dir / "nets" / f"{name}.tflite"
+    model = qsim.load(path)
+    rng = np.random.default_rng(0)
+    for io in ("float32", "int8", "uint8"):
+        made = quantize(model, {k: random_range(rng) for k in wanted(model)}, io=io)
+        data = to_bytes(made)
+        assert check(made) == [] and qsim.load(data).is_quantized
+        refused = {f: oracle.loads(data, f) for f in FLAVOURS if oracle.loads(path.read_bytes(), f) is None}
+        assert not any(refused.values()), (io, refused)
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("name", ["mlperf_resnet8_f32", "mlperf_ad01_f32", "conv_resnet8_fp16", "movie_review_text_f32"])
+def test_real_nets_equal_litert(name, models_dir, oracle):
     model = qsim.load(models_dir / "nets" / f"{name}.tflite")
     rng = np.random.default_rng(0)
     t = model.graph.tensors[model.graph.inputs[0]]
     x = (rng.uniform(0, 1, (3, *t.shape)) if t.type == "float32" else rng.integers(0, 100, (3, *t.shape))).astype(t.type)
     taps = model.function("float", taps="all").batch(x)[1]
-    ranges = {model.graph.key(i): (taps[i].min(), taps[i].max()) for group in layout(model).groups for i in group}
-    made = quantize(model, ranges)
+    made = quantize(model, {model.graph.key(i): (taps[i].min(), taps[i].max()) for group in layout(model).groups for i in group})
     data = to_bytes(made)
-    assert check(made) == [] and all(oracle.loads(data, f) is None for f in FLAVOURS)
     for flavour in ("xnnpack", "reference"):
         mine, theirs = made.function("integer", flavour).batch(x), oracle.run(data, [x], flavour)
         for i, y in zip(made.graph.outputs, mine, strict=True):
