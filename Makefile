@@ -45,7 +45,7 @@ clean:
 	rm -rf $(VENV) .jax_cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(READY): pyproject.toml $(CONSTRAINTS)
-	@test -n "$(PYTHON)" || { echo "qsim needs Python 3.11 or newer, and 'python3' here is $$(python3 --version 2>&1 || echo missing):" \
+	@test -n "$(PYTHON)" || { echo "qsim needs Python 3.11 or newer, and there is $$(python3 --version 2>/dev/null || echo no python3) here:" \
 	  "install one, or name it with 'make PYTHON=/path/to/python3 ...'." >&2; exit 1; }
 	@$(PYTHON) -c '$(NEW_ENOUGH)' || { echo "qsim needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "'$(PYTHON)' cannot make virtual environments:" \

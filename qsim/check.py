@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from .checks import faults, rules
-from .checks.faults import place, tensor_place
+from .checks.faults import place, shown, tensor_place
 from .errors import Invalid
 from .graph import Model
 
@@ -46,4 +46,4 @@ def _raise(problems: list[str]) -> None:
         raise Invalid("; ".join(problems[:3]) + more)
 
 
-__all__ = ["check", "place", "reject", "require", "tensor_place", "warnings"]
+__all__ = ["check", "place", "reject", "require", "shown", "tensor_place", "warnings"]

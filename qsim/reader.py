@@ -6,7 +6,9 @@ Load rejects what LiteRT rejects and what has no defined result; whatever else l
 
 from __future__ import annotations
 
+import logging
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,13 +20,14 @@ import numpy as np
 from . import check, flat
 from .errors import Invalid, Malformed, NewerSchema, QsimError, TooLarge, Unsupported
 from .flat import Record
-from .graph import Graph, Model, Node, Options, QParams, Tensor
+from .graph import Graph, Model, Node, QParams, Tensor
 from .options import CUSTOM, read_options
 from .packing import stored_size, unpack
 from .schema import schema
 from .types import BY_CODE, TYPES
 from .verify import verify
 
+log = logging.getLogger("qsim")
 MAX_BYTES = 1 << 34  # of a file
 MAX_RANK = 8
 UNKNOWN = "UNKNOWN:"  # op names of builtin ops that the schema does not know
@@ -49,9 +52,13 @@ def load(path_or_bytes: str | os.PathLike[str] | bytes, *, limit: int = MAX_BYTE
         return read(bytes(path_or_bytes))
     path = Path(path_or_bytes)
     try:
-        size = path.stat().st_size
-        if size > limit:
-            raise TooLarge("the file is larger than the limit", where=str(path), found=f"{size} bytes", expected=f"at most {limit}")
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise Malformed("cannot be read: it is not a file", where=str(path))
+        if status.st_size > limit:
+            raise TooLarge(
+                "the file is larger than the limit", where=str(path), found=f"{status.st_size} bytes", expected=f"at most {limit}"
+            )
         data = path.read_bytes()
     except (OSError, ValueError) as e:
         raise Malformed(f"cannot be read: {getattr(e, 'strerror', None) or e}", where=str(path)) from e
@@ -79,7 +86,9 @@ def _read(data: bytes, path: str) -> Model:
     codes = [op_name(c) for c in root.get("operator_codes", [])]
     graphs = tuple(_graph(root, g, i, codes) for i, g in enumerate(root["subgraphs"]))
     notes = tuple(f"unknown newer field: {u}" for u in unknown)
-    model = Model(graphs, signatures(root, graphs), root.get("description", ""), path, None, notes)
+    if unknown:
+        log.warning("%s: fields newer than this version knows: %s", path or "the model", ", ".join(unknown))
+    model = Model(graphs, signatures(root), root.get("description", ""), path, None, notes)
     check.reject(model)
     graphs = tuple(_infer_activations(g) for g in graphs)
     model = model.but(graphs=graphs, source=Source(data, root, unknown, graphs))
@@ -138,7 +147,7 @@ def _node(root: Record, record: Record, index: int, codes: list[str], where: str
     try:
         options = read_options(op, record)
     except Invalid as e:
-        e.where = f"{where}op {index} {op}"
+        e.where = f"{where}op {index} {check.shown(op)}"
         raise
     version = root["operator_codes"][code].value("version")
     ins, outs, between = (_indices(record, name) for name in ("inputs", "outputs", "intermediates"))
@@ -147,7 +156,7 @@ def _node(root: Record, record: Record, index: int, codes: list[str], where: str
 
 def _tensor(root: Record, record: Record, index: int, computed: bool, where: str) -> Tensor:
     name = record.get("name", "")
-    where = f"{where}tensor {index} ({name!r})"
+    where = f"{where}tensor {index} ({check.shown(name)!r})"
     t = BY_CODE.get(record.value("type"))
     if t is None:
         raise NewerSchema("has an element type this version does not know", where=where, found=f"type {record.value('type')}")
@@ -212,29 +221,26 @@ def qparams(record: Record, where: str = "") -> QParams | None:
     return QParams(scale, zero, t.low, t.high, axis)
 
 
-def signatures(root: Record, graphs: tuple[Graph, ...]) -> tuple[dict[str, Any], ...]:
-    return tuple(read_signature(s, graphs) for s in root.get("signature_defs", []))
+def signatures(root: Record) -> tuple[dict[str, Any], ...]:
+    """{"key": name, "graph": subgraph index, "inputs": {name: tensor index}, "outputs": {name: tensor index}} of each signature."""
+    return tuple(_signature(s) for s in root.get("signature_defs", []))
 
 
-def read_signature(record: Record, graphs: tuple[Graph, ...]) -> dict[str, Any]:
-    """{"key": name, "graph": subgraph index, "inputs": {name: tensor index}, "outputs": {name: tensor index}}."""
-    graph, key = record.value("subgraph_index"), record.get("signature_key", "")
-    if graph >= len(graphs):
-        raise Invalid("names a subgraph that is not there", where=f"signature {key!r}", found=graph, expected=f"below {len(graphs)}")
+def _signature(record: Record) -> dict[str, Any]:
     maps = {side: {m.get("name", ""): m.value("tensor_index") for m in record.get(side, [])} for side in ("inputs", "outputs")}
-    for index in (i for side in maps.values() for i in side.values()):
-        if index >= len(graphs[graph].tensors):
-            raise Invalid("names a tensor that is not there", where=f"signature {key!r}", found=index)
-    return {"key": key, "graph": graph, **maps}
+    return {"key": record.get("signature_key", ""), "graph": record.value("subgraph_index"), **maps}
 
 
 def _oddities(model: Model) -> Iterator[str]:
-    """What is legal, and worth knowing: ops newer than the schema, constants longer than their shape, sparse constants."""
+    """What is legal, and worth knowing: newer ops, long or sparse constants, parameters that are not affine."""
     for g, graph in enumerate(model.graphs):
         for node in graph.nodes:
             if node.op.startswith(UNKNOWN):
                 yield f"{check.place(model, g, node)}: an op newer than this version knows"
         for t in graph.tensors:
+            details = (t.raw or {}).get("quantization", {}).get("details")
+            if details is not None:
+                yield f"{check.tensor_place(g, t)}: its quantization is a {details.table}, kept as it is stored"
             if t.raw is not None and "sparsity" in t.raw:
                 yield f"{check.tensor_place(g, t)}: a sparse constant, kept as it is stored"
             elif t.data is not None and _stored(model, t).size > (stored_size(t.type, t.shape) or sys.maxsize):
@@ -278,6 +284,3 @@ def _activation_notes(model: Model) -> tuple[str, ...]:
         for n in graph.nodes
         if n.inferred_activation
     )
-
-
-__all__ = ["MAX_BYTES", "Options", "Source", "load", "read"]

@@ -30,7 +30,7 @@ def rebuild(model: Model) -> Record:
     root = old.but(operator_codes=codes.records, subgraphs=graphs, buffers=buffers.finished())
     if model.description != old.get("description", ""):
         root = root.but(description=model.description or None)
-    if model.signatures != reader.signatures(old, model.source.graphs if model.source is not None else ()):
+    if model.signatures != reader.signatures(old):
         root = root.but(signature_defs=[_signature(s) for s in model.signatures] or None)
     return root
 

@@ -16,16 +16,16 @@ CLEAR_EVERY = 80  # tests between two clearings of JAX's caches: compiled functi
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_compilation_cache_dir", str(ROOT / ".jax_cache"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+if not jax.config.jax_compilation_cache_dir:  # `make` names it in the environment
+    jax.config.update("jax_compilation_cache_dir", str(ROOT / ".jax_cache"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 _counts: Counter[str] = Counter()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--draws", type=int, default=int(os.environ.get("QSIM_DRAWS", "20")), help="quantization draws per generated shape"
-    )  # fmt: skip
+    usual = 200 if os.environ.get("QSIM_CONFORMANCE") == "full" else 20
+    parser.addoption("--draws", type=int, default=usual, help="quantization draws per generated shape (QSIM_CONFORMANCE=full: 200)")
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,8 @@ from featureful import rich
 
 from qsim import files, flat, reader, records, writer
 from qsim.errors import BadModel, Malformed, NewerSchema, Unsupported, WriteFailed
+from qsim.flat import Record
+from qsim.schema import schema
 
 DATA = rich()
 FOREIGN = [
@@ -48,6 +50,13 @@ def test_other_kinds_of_files_are_named(data, words, tmp_path):
 def test_what_cannot_be_opened_is_named(tmp_path):
     for path in (tmp_path / "missing.tflite", tmp_path, tmp_path / "a\0b"):
         with pytest.raises(Malformed, match="cannot be read"):
+            reader.load(path)
+
+
+def test_only_files_are_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(Malformed, match="not a file"):
             reader.load(path)
 
 
@@ -96,6 +105,38 @@ def neighbours(data: bytes, step: int, start: int = 0):
 def test_one_byte_neighbours():
     found = [survives(changed) for changed in neighbours(DATA, 11)]
     assert len(found) > 2000 and {"read", "Malformed", "Invalid"} <= set(found)
+
+
+def test_hostile_names_are_shown_inert():
+    root = flat.read(DATA)
+    root["subgraphs"][0]["tensors"][1].update(name="\x1b[2J" + "n" * 10_000, buffer=99)
+    root["operator_codes"][1]["custom_code"] = "\x1b[2J\n"
+    with pytest.raises(BadModel, match="names a buffer") as caught:
+        reader.read(flat.write(root))
+    assert len(str(caught.value)) < 300 and str(caught.value).isprintable()
+    root["subgraphs"][0]["tensors"][1]["buffer"] = 1
+    root["subgraphs"][0]["operators"][1]["outputs"] = root["subgraphs"][0]["operators"][0]["outputs"]
+    with pytest.raises(BadModel, match="CUSTOM:.*already written") as caught:
+        reader.read(flat.write(root))
+    assert str(caught.value).isprintable()
+
+
+def chained(depth: int) -> bytes:
+    """A file whose subgraphs call each other in a chain: a recursion limit of any kind would show."""
+    inner, once = flat.read(DATA)["subgraphs"][1], schema().union_of["CallOnceOptions"][1]
+    graphs = []
+    for i in range(depth):
+        call = Record("CallOnceOptions", {"init_subgraph_index": i + 1})
+        op = Record("Operator", {"builtin_options": call, "builtin_options_type": once})
+        graphs.append(Record("SubGraph", {**inner, "outputs": inner["inputs"], "operators": [op] if i + 1 < depth else []}))
+    codes = [Record("OperatorCode", {"builtin_code": schema().enums["BuiltinOperator"]["CALL_ONCE"]})]
+    return flat.write(Record("Model", {"version": 3, "operator_codes": codes, "subgraphs": graphs, "buffers": [Record("Buffer")]}))
+
+
+def test_deep_calls_and_long_lists_are_no_trouble():
+    started = time.process_time()
+    assert len(reader.read(chained(2000)).graphs) == 2000
+    assert time.process_time() - started < 3
 
 
 @pytest.mark.nightly

@@ -248,6 +248,7 @@ BAD = [
     ("short int4", t(4, shape=i32(5)), Invalid, r"tensor 4 \('four'\).*wrong size; found 2 bytes; expected 3"),
     ("external file", t(1, external_buffer=1), Unsupported, r"tensor 1 \('w'\).*another file"),
     ("stride", conv(stride_w=0), Invalid, "op 0 CONV_2D.*stride_w is 0"),
+    ("groups", t(0, shape=i32(1, 4, 4, 3)), Invalid, "op 0 CONV_2D.*does not divide"),
     ("dilation", conv(dilation_h_factor=-1), Invalid, "op 0 CONV_2D.*dilation_h_factor is -1"),
     ("enumeration", conv(padding=9), Invalid, "op 0 CONV_2D.*padding.*9"),
     ("scale 0", q([0.25, 0], [0, 0]), Invalid, r"tensor 1 \('w'\): scale 0.0"),
@@ -368,6 +369,17 @@ def test_handmade_faults_are_found():
         assert any(words in p for p in check.check(Model((graph,)))), words
         with pytest.raises(BadModel, match=words):
             writer.to_bytes(Model((graph,)))
+
+
+def test_what_was_left_out_or_misnamed_by_hand():
+    """A CONV_2D made without strides would be written with stride 0."""
+    tensors = (Tensor(0, "x", (1, 4, 4, 1), "float32"), Tensor(1, "w", (1, 1, 1, 1), "float32", data=np.ones((1, 1, 1, 1), np.float32)))
+    graph = Graph((*tensors, Tensor(2, "y", (1, 4, 4, 1), "float32")), (Node(0, "CONV_2D", (0, 1), (2,), Options(stride_w=1)),), (0,), (2,))
+    with pytest.raises(Invalid, match="op 0 CONV_2D.*stride_h is 0"):
+        writer.to_bytes(Model((graph,)))
+    signature = {"key": "serve", "graph": 0, "inputs": {"x": 0}, "outputs": {"y": 3}}
+    with pytest.raises(Invalid, match="signature 'serve': 'y' names tensor 3, the graph has 3"):
+        writer.to_bytes(Model((graph.but(nodes=(graph.nodes[0].but(options=Options(stride_w=1, stride_h=1)),)),), (signature,)))
 
 
 def test_options_that_do_not_exist_are_refused():

@@ -9,7 +9,7 @@ import numpy as np
 from qsim.graph import Graph, Model, Node, Options, Tensor
 
 CLASSES = 10
-WIDTHS = (16, 32, 64)
+WIDTHS = (16, 48, 96)
 
 
 class Sketch:

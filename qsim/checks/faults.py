@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 
 from ..graph import Graph, Model, Node, Tensor
+from ..options import options_table
 from ..types import TYPES
 
 
@@ -15,11 +16,17 @@ def place(model: Model, graph: int, node: Node) -> str:
     """ "op 12 CONV_2D ('model/conv')", with the subgraph in front where it is not the primary one."""
     tensors = model.graphs[graph].tensors
     name = tensors[node.outputs[0]].name if node.outputs and 0 <= node.outputs[0] < len(tensors) else ""
-    return f"{_prefix(graph)}op {node.index} {node.op} ({name!r})"
+    return f"{_prefix(graph)}op {node.index} {shown(node.op)} ({shown(name)!r})"
 
 
 def tensor_place(graph: int, tensor: Tensor) -> str:
-    return f"{_prefix(graph)}tensor {tensor.index} ({tensor.name!r})"
+    return f"{_prefix(graph)}tensor {tensor.index} ({shown(tensor.name)!r})"
+
+
+def shown(name: str) -> str:
+    """A name from a file as messages show it: not too long, and without control characters."""
+    name = name if len(name) <= 120 else name[:100] + "..." + name[-17:]
+    return name if name.isprintable() else "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in name)
 
 
 def _prefix(graph: int) -> str:
@@ -161,7 +168,7 @@ def operands_present(model: Model) -> Iterator[str]:
     for _, _, node, where in nodes_of(model):
         needed = _NEEDS.get(node.op, 0)
         if len(node.inputs) < needed or -1 in node.inputs[:needed]:
-            yield f"{where}: has inputs {node.inputs}, needs {needed}"
+            yield f"{where}: has inputs {node.inputs[:4]}, needs {needed}"
         if needed and not node.outputs:
             yield f"{where}: has no output"
 
@@ -176,12 +183,19 @@ _AXES = {"CONCATENATION": "output", "SOFTMAX": None, "GATHER": "input", "PACK": 
 def options_legal(model: Model) -> Iterator[str]:
     """Strides, dilations, filter and block sizes are positive; axes lie inside the shapes they speak of; beta is a number."""
     for _, graph, node, where in nodes_of(model):
-        for name in sorted(_POSITIVE & set(node.options)):
-            if node.options[name] <= 0:
-                yield f"{where}: {name} is {node.options[name]}, must be positive"
+        for name, default in _positive_options(node.op):
+            if node.options.get(name, default) <= 0:
+                yield f"{where}: {name} is {node.options.get(name, default)}, must be positive"
         if "beta" in node.options and not np.isfinite(node.options["beta"]):
             yield f"{where}: beta is {node.options['beta']}"
         yield from _axis_legal(graph, node, where)
+
+
+@cache
+def _positive_options(op: str) -> tuple[tuple[str, int], ...]:
+    """(name, default) of the op's options that must be positive; the default counts where a node leaves one out."""
+    table = options_table(op)
+    return tuple((f.name, f.default) for f in table.fields if f.name in _POSITIVE) if table else ()
 
 
 def _axis_legal(graph: Graph, node: Node, where: str) -> Iterator[str]:
@@ -222,16 +236,45 @@ def _called(node: Node) -> Iterator[int]:
 
 
 def _acyclic(calls: dict[int, set[int]]) -> bool:
-    """Whether leaves can be removed until nothing is left."""
-    while calls:
-        leaves = {g for g, called in calls.items() if not called & calls.keys()}
-        if not leaves:
-            return False
-        calls = {g: called for g, called in calls.items() if g not in leaves}
-    return True
+    """Whether every subgraph can be ordered behind those it calls (Kahn's algorithm)."""
+    waiting = {g: len(called) for g, called in calls.items()}
+    callers: dict[int, list[int]] = {}
+    for g, called in calls.items():
+        for c in called:
+            callers.setdefault(c, []).append(g)
+    ready = [g for g, n in waiting.items() if n == 0]
+    for g in ready:
+        for caller in callers.get(g, ()):
+            waiting[caller] -= 1
+            if waiting[caller] == 0:
+                ready.append(caller)
+    return len(ready) == len(calls)
+
+
+def signatures_exist(model: Model) -> Iterator[str]:
+    """Signatures name subgraphs and tensors that are there."""
+    for s in model.signatures:
+        where, graph = f"signature {shown(s['key'])!r}", s.get("graph", 0)
+        if not 0 <= graph < len(model.graphs):
+            yield f"{where}: names subgraph {graph}, the model has {len(model.graphs)}"
+            continue
+        count = len(model.graphs[graph].tensors)
+        for name, index in (*s["inputs"].items(), *s["outputs"].items()):
+            if not 0 <= index < count:
+                yield f"{where}: {shown(name)!r} names tensor {index}, the graph has {count}"
+
+
+def convolution_groups(model: Model) -> Iterator[str]:
+    """Input channels of a CONV_2D are a multiple of the filter's, and its output channels of their quotient."""
+    for _, graph, node, where in nodes_of(model):
+        if node.op == "CONV_2D" and len(node.inputs) > 1 and min(node.inputs[:2]) >= 0:
+            x, w = (graph.tensors[i].shape for i in node.inputs[:2])
+            if len(x) == len(w) == 4 and (not w[3] or x[3] % w[3] or (x[3] and w[0] % (x[3] // w[3]))):
+                yield f"{where}: filter {w} does not divide the channels of {x} into groups"
 
 
 MEANING = (
     operands_present, variables_empty,
     computed_once, computed_before_use, constants_fit, shapes_legal, parameters_legal, options_legal, calls_end,
+    convolution_groups, signatures_exist,
 )  # fmt: skip

@@ -37,7 +37,7 @@ def _tensor(graph: Graph, indices: tuple[int, ...], position: int) -> Tensor | N
 
 
 def _same(a: QParams, b: QParams) -> bool:
-    return bool(np.array_equal(a.scale, b.scale) and np.array_equal(a.zero_point, b.zero_point))
+    return all(np.array_equal(np.ravel(x), np.ravel(y)) for x, y in ((a.scale, b.scale), (a.zero_point, b.zero_point)))
 
 
 def fixed_outputs(model: Model) -> Iterator[str]:
@@ -46,7 +46,7 @@ def fixed_outputs(model: Model) -> Iterator[str]:
         wanted = FIXED.get(node.op, {}).get(out.type) if out else None
         if out is None or out.qparams is None or wanted is None:
             continue
-        scale, zero = float(out.qparams.scale[0]), int(out.qparams.zero_point[0])
+        scale, zero = float(np.ravel(out.qparams.scale)[0]), int(np.ravel(out.qparams.zero_point)[0])
         if abs(scale - wanted[0]) > 1e-3 * wanted[0] or zero != wanted[1]:
             yield f"{where}: output has scale {scale:.6g}, zero point {zero}; the kernels produce {wanted[0]:.6g}, {wanted[1]}"
 
@@ -100,8 +100,8 @@ def bias_scale(model: Model) -> Iterator[str]:
 
 
 def _bias_problem(where: str, x: QParams, w: QParams, b: QParams) -> Iterator[str]:
-    product = np.asarray(x.scale, np.float64)[0] * np.asarray(w.scale, np.float64)
-    got = np.asarray(b.scale, np.float64)
+    product = np.ravel(x.scale).astype(np.float64)[0] * np.ravel(w.scale).astype(np.float64)
+    got = np.ravel(b.scale).astype(np.float64)
     if got.size not in (1, product.size):
         yield f"{where}: {got.size} bias scales for {product.size} weight scales"
     elif np.any(abs(got - product) > 1e-5 * product):
