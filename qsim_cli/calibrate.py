@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -11,6 +11,8 @@ from . import options as o
 from .screen import cells, emit, table, text
 
 Ranges = Annotated[Path, Parameter(name=["--output", "-o"], help="RANGES.json to write.")]
+
+Form = Annotated[Literal["qsim", "ai-edge-quantizer"], Parameter(help="Form of the JSON: ours, or ai-edge-quantizer's calibration result.")]
 
 
 def command(
@@ -26,6 +28,7 @@ def command(
     input_offset: o.InputOffset = None,
     groups: o.Groups = None,
     task: o.Task = None,
+    form: Form = "qsim",
     device: o.Device = "auto",
     force: o.Force = False,
     json: o.Json = False,
@@ -47,7 +50,7 @@ def command(
 
     asked = Request(data, strategy, scheme, Affine(input_scale, input_offset), input_range, task, groups)
     found = choose_ranges(loaded, asked)
-    calibrate.save_ranges(output, found.ranges, force=force)
+    calibrate.save_ranges(output, found.ranges, model=loaded, form=form, force=force)
     if json:
         emit({"output": str(output), **found.facts(), "ranges": {k: list(v) for k, v in found.ranges.items()}})
         return 0

@@ -80,14 +80,23 @@ def choose_ranges(model: Model, asked: Request) -> Choice:
     with progress("observing", len(samples)) as step:
         stats = calibrate.observe(model, Batches(samples), progress=_steps(step))
     ranges = calibrate.ranges(model, stats, asked.strategy, scheme=scheme, input_range=domain)
-    return Choice(ranges, asked.strategy, len(samples), [], (*samples.notes, why))
+    return _chosen(ranges, asked.strategy, samples, [], why)
 
 
 def _auto(model: Model, samples: Samples, asked: Request, scheme: Scheme, domain: Any, why: str) -> Choice:
     groups = group_numbers(asked.groups, asked.data, len(samples))
     found, table = calibrate.choose(model, Batches(samples), scheme, task=asked.task, groups=groups, input_range=domain)
     rows = table.rows() if hasattr(table, "rows") else list(table)
-    return Choice(found, "auto", len(samples), rows, (*samples.notes, why))
+    return _chosen(found, "auto", samples, rows, why)
+
+
+def _chosen(ranges: Any, strategy: str, samples: Samples, rows: list[dict[str, Any]], why: str) -> Choice:
+    """The choice, with what the calibration itself noted told as well."""
+    assumed = tuple(n for n in getattr(ranges, "notes", ()))
+    for note in assumed:
+        say(f"note: {note}")
+    words = getattr(ranges, "strategy", "") or strategy
+    return Choice(ranges, words if strategy != "auto" else f"auto ({words})", len(samples), rows, (*samples.notes, why, *assumed))
 
 
 def _steps(step: Any) -> Any:
