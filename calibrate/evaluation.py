@@ -1,113 +1,67 @@
-"""Figures of merit over samples, and the paired comparison of two models on the same ones. Arrays in, plain numbers out (numpy)."""
+"""How good outputs are: accuracy, agreement, divergence, and the paired comparison of two models on the same samples.
+
+All functions take real outputs as float64 arrays (N, C), one row a sample, as `reals` makes them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import sqrt
+from typing import Any
 
 import numpy as np
 
-FLOOR = 2.0**-9  # half a step of an 8-bit probability: below it quantized outputs cannot tell small from none
+FLOOR = 2.0**-9  # half a step of an 8-bit probability: below it, quantized outputs cannot tell zero from small
 
 
-def rows(y: np.ndarray) -> np.ndarray:
-    """(N, values) float64 of outputs (N, ...)."""
-    return np.asarray(y, np.float64).reshape(len(y), -1)
+def reals(y: np.ndarray, qparams: Any) -> np.ndarray:
+    """Outputs as float64 (N, C): codes dequantized, reals as they are."""
+    flat = np.asarray(y, np.float64).reshape(len(y), -1)
+    if qparams is None or y.dtype.kind not in "iu":
+        return flat
+    return (flat - float(np.ravel(qparams.zero_point)[0])) * float(np.ravel(qparams.scale)[0])
 
 
-def right(outputs: np.ndarray, labels: np.ndarray, k: int = 1) -> np.ndarray:
-    """(N,) bool: whether the label is among the k largest outputs; of equal outputs the one with the lower index counts as larger."""
-    y, labels = rows(outputs), np.asarray(labels).reshape(-1)
-    best = np.argsort(-y, axis=1, kind="stable")[:, :k]
-    return (best == labels[:, None]).any(axis=1)
-
-
-def top_k(outputs: np.ndarray, labels: np.ndarray, k: int = 1) -> float:
-    """The part of samples whose label is among the k largest outputs (N, classes)."""
-    return float(right(outputs, labels, k).mean())
-
-
-def agreement(a: np.ndarray, b: np.ndarray) -> float:
-    """The part of samples on which both outputs have the same largest value's index."""
-    return float((rows(a).argmax(axis=1) == rows(b).argmax(axis=1)).mean())
+def distributions(y: np.ndarray) -> np.ndarray | None:
+    """Rows as probabilities where they are some (not negative, sum 1 within 5 %); None elsewhere."""
+    if y.shape[1] < 2 or (y < -1e-6).any() or (np.abs(y.sum(1) - 1) > 0.05).any():
+        return None
+    return y
 
 
 def softmax(y: np.ndarray) -> np.ndarray:
-    """Along the last axis."""
+    """Along the last axis, in float64."""
     e = np.exp(np.asarray(y, np.float64) - np.max(y, axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
 
 
-def divergences(reference: np.ndarray, other: np.ndarray, floor: float = FLOOR) -> np.ndarray:
-    """(N,) KL(reference || other) = sum p log(p / q) in nats, over the last axis, averaged over positions before it.
+def divergences(reference: np.ndarray, ours: np.ndarray) -> np.ndarray:
+    """(N,) KL(reference || ours) = sum p log(p / q) in nats over the last axis, averaged over positions before it.
 
-    Both are raised to at least `floor` and normalized again, since a code of 0 only means "below half a step".
-    *Domain*: probabilities (N, ..., classes).
+    p, q: probabilities (N, ..., C), floored to `FLOOR` and normalized again, since a code of 0 only means "below half a step".
     """
-    p, q = (np.maximum(np.asarray(v, np.float64), floor) for v in (reference, other))
+    p, q = (np.maximum(np.asarray(v, np.float64), FLOOR) for v in (reference, ours))
     p, q = p / p.sum(axis=-1, keepdims=True), q / q.sum(axis=-1, keepdims=True)
     return (p * np.log(p / q)).sum(axis=-1).reshape(len(p), -1).mean(axis=1)
 
 
-def kl(reference: np.ndarray, other: np.ndarray, floor: float = FLOOR) -> float:
-    """Mean over samples of `divergences`."""
-    return float(divergences(reference, other, floor).mean())
+def divergence(reference: np.ndarray, ours: np.ndarray) -> float:
+    """Mean over samples of `divergences`, nats."""
+    return float(divergences(reference, ours).mean())
 
 
-def noise(reference: np.ndarray, other: np.ndarray) -> np.ndarray:
+def noise(reference: np.ndarray, ours: np.ndarray) -> np.ndarray:
     """(N,) each sample's mean squared difference, in units of the reference's mean square over all samples."""
-    r, o = rows(reference), rows(other)
+    r, o = (np.asarray(v, np.float64).reshape(len(v), -1) for v in (reference, ours))
     return ((r - o) ** 2).mean(axis=1) / max(float((r**2).mean()), np.finfo(np.float64).tiny)
 
 
-def sqnr(reference: np.ndarray, other: np.ndarray) -> float:
-    """10 log10(sum r^2 / sum (r - o)^2) over all samples, dB; infinite where both are equal."""
-    level = float(noise(reference, other).mean())
-    return float("inf") if level == 0 else float(-10 * np.log10(level))
-
-
-def auc(scores: np.ndarray, positive: np.ndarray) -> float:
-    """Area under the ROC curve: the probability that a positive sample scores higher than a negative one, ties counting half.
-
-    *Domain*: at least one sample of either kind.
-    """
-    scores, positive = np.asarray(scores, np.float64).reshape(-1), np.asarray(positive).reshape(-1).astype(bool)
-    if positive.all() or not positive.any():
-        raise ValueError("AUC needs samples of both kinds")
-    _, where, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    rank = (np.cumsum(counts) - (counts - 1) / 2)[where]
-    n = int(positive.sum())
-    return float((rank[positive].sum() - n * (n + 1) / 2) / (n * (len(scores) - n)))
-
-
-@dataclass(frozen=True)
-class Paired:
-    """Two models on the same samples. lost: only the first is right; won: only the second. drop: accuracy lost, in points."""
-
-    samples: int
-    lost: int
-    won: int
-
-    @property
-    def drop(self) -> float:
-        return 100.0 * (self.lost - self.won) / self.samples
-
-    @property
-    def non_inferior(self) -> bool:
-        """lost - won <= 2 sqrt(lost + won): the difference is within two standard errors of a fair coin over the disagreements."""
-        return self.lost - self.won <= 2.0 * sqrt(self.lost + self.won)
-
-
-def paired(first: np.ndarray, second: np.ndarray) -> Paired:
-    """Count over samples: (N,) bool each, whether a model was right."""
-    a, b = np.asarray(first, bool).reshape(-1), np.asarray(second, bool).reshape(-1)
-    if a.shape != b.shape or not len(a):
-        raise ValueError(f"the same samples are needed, at least one: {a.shape}, {b.shape}")
-    return Paired(len(a), int((a & ~b).sum()), int((b & ~a).sum()))
+def sqnr(reference: np.ndarray, ours: np.ndarray) -> float | None:
+    """10 log10(sum r^2 / sum (r - y)^2) over all samples, dB; None where both are equal."""
+    level = float(noise(reference, ours).mean())
+    return None if level == 0 else float(-10 * np.log10(level))
 
 
 def standard_error(differences: np.ndarray, groups: np.ndarray | None = None) -> float:
-    """Of the mean of per-sample differences; with groups (an id per sample) groups are the independent units.
+    """Of the mean of per-sample differences (N,); with groups (an id per sample) groups are the independent units.
 
     Formula: over G groups with sums d_g of residuals about the mean, sqrt(G / (G - 1) * sum d_g^2) / N. Infinite for one group.
     """
@@ -116,3 +70,55 @@ def standard_error(differences: np.ndarray, groups: np.ndarray | None = None) ->
     sums = np.bincount(ids, weights=d - d.mean())
     n = len(sums)
     return float("inf") if n < 2 else float(np.sqrt(n / (n - 1) * (sums**2).sum()) / len(d))
+
+
+def right(y: np.ndarray, labels: np.ndarray, among: int = 1) -> np.ndarray:
+    """Whether the label is among the `among` largest outputs of each sample; of equal outputs the first counts as larger."""
+    order = np.argsort(-y, axis=1, kind="stable")[:, :among]
+    return (order == labels[:, None]).any(1)
+
+
+def accuracy(y: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """top1, top5 (above five classes) as fractions, for integer labels; mean absolute error for real ones and one output."""
+    if labels.dtype.kind in "iu":
+        found = {"top1": float(right(y, labels).mean())}
+        return found | ({"top5": float(right(y, labels, 5).mean())} if y.shape[1] > 5 else {})
+    return {"mean_absolute_error": float(np.abs(y[:, 0] - labels).mean())} if y.shape[1] == 1 else {}
+
+
+def comparison(y: np.ndarray, reference: np.ndarray, labels: np.ndarray | None, classification: bool) -> dict[str, Any]:
+    """agreement of the largest output, KL where outputs are distributions (or made so), SQNR; lost and won samples with labels."""
+    found: dict[str, Any] = {"sqnr_db": sqnr(reference, y), "equal_outputs": float((y == reference).all(1).mean())}
+    if y.shape[1] > 1:
+        found["agreement"] = float((y.argmax(1) == reference.argmax(1)).mean())
+    p, q = distributions(reference), distributions(y)
+    if p is not None and q is not None:
+        found["kl_nats"] = divergence(p, q)
+    elif classification and y.shape[1] > 1:
+        found["kl_nats"] = divergence(softmax(reference), softmax(y))
+    if labels is not None and labels.dtype.kind in "iu" and y.shape[1] > 1:
+        ours, theirs = right(y, labels), right(reference, labels)
+        found |= {"lost": int((theirs & ~ours).sum()), "won": int((ours & ~theirs).sum())}
+    return found
+
+
+def verdict(lost: int, won: int, samples: int) -> dict[str, Any]:
+    """Is a model not inferior to another on the same samples? lost, won: samples that only the other, only it gets right.
+
+    Not inferior where lost - won <= 2 sqrt(lost + won) (two standard errors of the paired difference) or where the drop is at most
+    0.3 points. `interval`: the drop in points and its two-standard-error bounds.
+    """
+    drop, error = 100 * (lost - won) / samples, 200 * np.sqrt(lost + won) / samples
+    return {
+        "lost": lost, "won": won, "drop_points": drop, "interval": (drop - error, drop + error),
+        "not_inferior": bool(lost - won <= 2 * np.sqrt(lost + won) or drop <= 0.3),
+    }  # fmt: skip
+
+
+def auc(scores: np.ndarray, positive: np.ndarray) -> float:
+    """Area under the ROC curve: the share of (positive, negative) pairs that the score orders rightly, ties counting half."""
+    _, where, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(counts) - (counts - 1) / 2)[where]  # mean rank among equal scores, from 1
+    positive = np.asarray(positive, bool)
+    p, n = int(positive.sum()), int((~positive).sum())
+    return float((rank[positive].sum() - p * (p + 1) / 2) / (p * n))

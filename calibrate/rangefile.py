@@ -1,8 +1,14 @@
-"""Ranges as JSON: our own form, and ai-edge-quantizer's calibration result ({tensor: {"min": [...], "max": [...]}})."""
+"""Ranges as JSON files: our own form, and ai-edge-quantizer's calibration results, so that users can mix tools.
+
+Own form: {"qsim_ranges": 1, "model_sha256": ..., "strategy": ..., "ranges": {tensor: [low, high]}}, real units.
+ai-edge-quantizer's: {tensor: {"min": nested list of one number, "max": ...}}, which its `quantize` takes back.
+"""
 
 from __future__ import annotations
 
-import os
+import hashlib
+import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,146 +16,110 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from qsim import NUMERICS, __version__
 from qsim.errors import BadRange
-from qsim.graph import Model
+from qsim.files import replace_file
+from qsim.graph import Graph, Model
+from qsim.writer import may_write
 
-from .archive import write
-from .ranging import Ranges
-from .statistics import model_hash
-
-FORMAT = "qsim-ranges"
-VERSION = 1
-LARGEST = 1 << 28  # bytes of a file
+Ranges = Mapping[str, tuple[float, float]]
+FORMS = ("qsim", "aeq")
 
 
-class Stored(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """The file. model: SHA-256 of the .tflite the ranges are of, "" if unknown. ranges: tensor key -> (low, high), real units."""
+class RangeFile(msgspec.Struct, forbid_unknown_fields=True):
+    """Our own form, as it stands in the file."""
 
-    format: str
-    version: int
+    qsim_ranges: int
     ranges: dict[str, tuple[float, float]]
-    model: str = ""
     strategy: str = ""
-    notes: tuple[str, ...] = ()
-    made_by: str = ""
-    numerics: int = 0
+    model_sha256: str = ""
 
 
 def save_ranges(
-    path: str | os.PathLike[str],
-    ranges: Mapping[str, tuple[float, float]],
-    model: Model | None = None,
-    *,
-    form: str = "qsim",
-    force: bool = False,
+    path: str | Path, ranges: Ranges, *, form: str = "qsim", model: Model | None = None, strategy: str = "", force: bool = False
 ) -> None:
-    """Write ranges as JSON. form: "qsim", or "ai-edge-quantizer" for its calibration-result form, with tensor names as it expects them.
+    """Write {tensor key: (low, high)} as JSON, whole or not at all. form: "qsim" or "aeq" (which needs `model` for the ranks).
 
-    *Raises*: WriteFailed, BadRange for a range that is NaN, infinite or inverted.
+    *Raises*: WriteFailed where the file exists and `force` is not given, or cannot be written; BadRange for a range that is no range.
     """
-    checked = {key: _pair(key, value) for key, value in ranges.items()}
-    if form == "ai-edge-quantizer":
-        data: Any = _foreign(checked, model)
-    elif form == "qsim":
-        data = Stored(
-            format=FORMAT, version=VERSION, ranges=checked, model=model_hash(model) if model is not None else "",
-            strategy=getattr(ranges, "strategy", ""), notes=getattr(ranges, "notes", ()), made_by=f"qsim {__version__}", numerics=NUMERICS,
-        )  # fmt: skip
-    else:
-        raise ValueError(f"form is 'qsim' or 'ai-edge-quantizer', not {form!r}")
-    write(Path(path), msgspec.json.format(msgspec.json.encode(data), indent=1) + b"\n", force)
+    path = Path(path)
+    may_write(path, "", force=force)
+    checked = {str(k): _range(k, v) for k, v in ranges.items()}
+    content: Any = RangeFile(1, checked, strategy, fingerprint(model)) if form == "qsim" else _aeq(checked, model)
+    replace_file(path, msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
 
 
-def load_ranges(path: str | os.PathLike[str], model: Model | None = None) -> Ranges:
-    """Ranges from JSON in either form. With a model, every name must be one of its tensors, and our own form must be of this model.
+def load_ranges(path: str | Path, model: Model | None = None) -> dict[str, tuple[float, float]]:
+    """Read either form. With a model, names are checked and become its tensor keys.
 
-    *Raises*: BadRange for unknown names (with the nearest ones), NaN, infinite or inverted ranges, and for anything else in the file.
+    *Raises*: BadRange naming file and entry: not JSON, not of either form, NaN, inverted, per channel, or an unknown tensor (with
+    the nearest names).
     """
     where = str(path)
     try:
-        if os.path.getsize(path) > LARGEST:
-            raise BadRange("the file is too large", where=where, expected=f"at most {LARGEST} bytes")
-        raw = Path(path).read_bytes()
-        data = msgspec.json.decode(raw)
-        if not isinstance(data, dict):
-            raise BadRange("not a file of ranges", where=where, found=type(data).__name__, expected="a JSON object")
-        own = data.get("format") == FORMAT
-        stored = _own(msgspec.convert(data, Stored, strict=False), model, where) if own else _imported(data, where)
-    except (OSError, UnicodeDecodeError, msgspec.DecodeError) as fault:
-        raise BadRange(f"not a file of ranges ({fault})", where=where) from fault
-    faults, found = [], {}
-    for key, value in stored.ranges.items():
-        try:
-            found[model.graph.key(model.graph.find(key)) if model is not None else key] = _pair(key, value)
-        except BadRange as fault:
-            faults.append(str(fault))
-    if faults:
-        raise BadRange(f"{len(faults)} range(s) cannot be used:\n  " + "\n  ".join(faults), where=where)
-    return Ranges(found, stored.strategy, stored.notes)
+        text = Path(path).read_bytes()
+        content = json.loads(text)
+    except (OSError, ValueError) as fault:
+        raise BadRange(f"no ranges can be read: {fault}", where=where) from fault
+    if not isinstance(content, dict):
+        raise BadRange("ranges are a JSON object", where=where, found=type(content).__name__)
+    found = _own(text, where) if "qsim_ranges" in content else {k: _min_max(k, v, where) for k, v in content.items()}
+    graph = model.graph if model is not None else None
+    return {_key(k, graph, where): _range(k, v, where) for k, v in found.items()}
 
 
-def _own(stored: Stored, model: Model | None, where: str) -> Stored:
-    if stored.version > VERSION:
-        raise BadRange("written by a newer version", where=where, found=stored.version, expected=f"at most {VERSION}")
-    if model is not None and stored.model and stored.model != model_hash(model):
-        raise BadRange(
-            "these ranges are of another model", where=where, found=stored.model[:12], expected=model_hash(model)[:12],
-            hint='If the tensors are the same, empty the field "model" in the file',
-        )  # fmt: skip
-    return stored
+def fingerprint(model: Model | None) -> str:
+    """sha256 of the file a model was read from; empty for models made in memory."""
+    data = getattr(getattr(model, "source", None), "data", None)
+    return hashlib.sha256(data).hexdigest() if data is not None else ""
 
 
-def _imported(data: Mapping[str, Any], where: str) -> Stored:
-    """ai-edge-quantizer's form: arrays of one element (per-channel ones are pooled); a bare pair is accepted too."""
-    found: dict[str, tuple[float, float]] = {}
-    for key, value in data.items():
-        if isinstance(value, Mapping) and {"min", "max"} <= set(value):
-            low, high = _flat(value["min"], key), _flat(value["max"], key)
-            with np.errstate(invalid="ignore"):
-                found[key] = (float(low.min()), float(high.max()))
-        elif isinstance(value, list) and len(value) == 2:
-            low = _flat(value, key)
-            found[key] = (float(low[0]), float(low[1]))
-        else:
-            raise BadRange(
-                "neither our form of ranges nor ai-edge-quantizer's", where=f"{where}, {key!r}", expected='{"min": [..], "max": [..]}'
-            )
-    return Stored(format=FORMAT, version=VERSION, ranges=found, strategy="imported")
-
-
-def _flat(value: Any, key: str) -> np.ndarray:
+def _own(text: bytes, where: str) -> dict[str, tuple[float, float]]:
     try:
-        x = np.asarray(value, np.float64).reshape(-1)
-    except (TypeError, ValueError):
-        x = np.zeros(0)
-    if not x.size or np.isnan(x).any():
-        raise BadRange("not a range", where=f"range of {key!r}", found=value)
-    return x
+        return msgspec.json.decode(text, type=RangeFile).ranges
+    except msgspec.ValidationError as fault:
+        raise BadRange(f"not a file of ranges: {fault}", where=where) from fault
 
 
-def _foreign(ranges: Mapping[str, tuple[float, float]], model: Model | None) -> dict[str, Any]:
-    """Arrays of shape (1,) * rank by the tensor's name in the file; (1,) where the model is not given."""
-    found = {}
-    for key, (low, high) in ranges.items():
-        name, rank = key, 1
-        if model is not None:
-            t = model.graph.tensors[model.graph.find(key)]
-            name, rank = t.name or key, max(1, len(t.shape))
-        found[name] = {"min": _nested(low, rank), "max": _nested(high, rank)}
-    return found
+def _min_max(name: str, entry: Any, where: str) -> tuple[float, float]:
+    if not isinstance(entry, dict) or not {"min", "max"} <= entry.keys():
+        raise BadRange("neither our form nor ai-edge-quantizer's", where=f"{where}, entry {name!r}", expected='{"min": ..., "max": ...}')
+    low, high = np.ravel(entry["min"]), np.ravel(entry["max"])
+    if low.size != 1 or high.size != 1:
+        raise BadRange(
+            "a range per channel; activations have one", where=f"{where}, entry {name!r}", found=f"{low.size} and {high.size} numbers"
+        )
+    try:
+        return float(low[0]), float(high[0])
+    except (TypeError, ValueError) as fault:
+        raise BadRange(f"not a number: {fault}", where=f"{where}, entry {name!r}") from fault
 
 
-def _nested(value: float, rank: int) -> Any:
-    for _ in range(rank):
-        value = [value]  # type: ignore[assignment]
-    return value
-
-
-def _pair(key: Any, value: Any) -> tuple[float, float]:
-    low, high = (float(v) for v in value)
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise BadRange("a range must be finite", where=f"range of {key!r}", found=(low, high))
+def _range(name: Any, pair: Any, where: str = "") -> tuple[float, float]:
+    low, high = (float(v) for v in pair)
+    place = f"{where}, tensor {name!r}" if where else f"tensor {name!r}"
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise BadRange("a range must be finite", where=place, found=(low, high))
     if low > high:
-        raise BadRange("the low end is above the high end", where=f"range of {key!r}", found=(low, high))
+        raise BadRange("the low end of a range is above its high end", where=place, found=(low, high))
     return low, high
+
+
+def _key(name: str, graph: Graph | None, where: str) -> str:
+    if graph is None:
+        return name
+    try:
+        return graph.key(graph.find(name))
+    except BadRange as fault:
+        raise BadRange(fault.message, where=where, hint=fault.hint) from fault
+
+
+def _aeq(ranges: Ranges, model: Model | None) -> dict[str, Any]:
+    if model is None:
+        raise BadRange("ai-edge-quantizer's form needs the model, for the ranks of its tensors")
+    graph = model.graph
+
+    def boxed(value: float, rank: int) -> Any:
+        return np.full((1,) * rank, value).tolist()
+
+    ranks = {k: len(graph.tensors[graph.find(k)].shape) for k in ranges}
+    return {k: {"min": boxed(low, ranks[k]), "max": boxed(high, ranks[k])} for k, (low, high) in ranges.items()}

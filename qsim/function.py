@@ -30,7 +30,7 @@ class Step:
 
     node: Node
     call: Callable[..., Any]
-    host: Mapping[int, np.ndarray]
+    host: Mapping[int, Any]
     static: Any = None
     note: str = ""
 

@@ -92,8 +92,8 @@ class Rule:
 
     def data_inputs(self, node: Node) -> tuple[int, ...]:
         """Positions of the inputs of this node that carry real values."""
-        positions = range(len(node.inputs)) if self.data == "all" else self.data
-        return tuple(p for p in positions if p < len(node.inputs) and node.inputs[p] >= 0)  # type: ignore[misc]
+        positions = range(len(node.inputs)) if isinstance(self.data, str) else self.data
+        return tuple(p for p in positions if p < len(node.inputs) and node.inputs[p] >= 0)
 
 
 @dataclass(frozen=True, eq=False)

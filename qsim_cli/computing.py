@@ -18,6 +18,7 @@ from .samples import Samples
 from .screen import progress
 
 PART = 4096  # samples held at once as reals
+TRIED = 64  # samples that a new model is tried on
 
 
 def choose_device(device: str) -> str:

@@ -39,10 +39,10 @@ def command(
     json: o.Json = False,
 ) -> int:
     """Accuracy of a model on labelled data, and agreement with another model; images/s, compile seconds and peak memory beside."""
+    from calibrate.evaluation import accuracy, comparison
     from qsim import load
 
     from .computing import choose_device
-    from .metrics import accuracy, comparison
     from .values import Affine
 
     loaded, other = load(model), None if against is None else load(against)
@@ -75,8 +75,9 @@ class _Run:
         """(first output as reals (N, C), labels, cost, warnings)."""
         import numpy as np
 
+        from calibrate.evaluation import reals
+
         from .computing import function_of, memory_told, timed
-        from .metrics import reals
         from .samples import read
         from .watch import Watch
 

@@ -13,18 +13,26 @@ _NO_NEGATIVE = ""
 
 def _number(type_: type, tokens: list[Token]) -> float:
     """`0.25`, `1e-3`, or a fraction such as `1/255`."""
-    return float(Fraction(tokens[0].value)) if "/" in tokens[0].value else float(tokens[0].value)
+    return _value(tokens[0].value)
 
 
 def _pair(type_: type, tokens: list[Token]) -> tuple[float, float]:
-    """`lo,hi` (fractions allowed); a leading minus needs `--input-range=-1,1`."""
+    """`lo,hi`, fractions allowed."""
     parts = tokens[0].value.split(",")
     if len(parts) != 2:
         raise ValueError("write it as lo,hi - for example --input-range=-1,1")
-    low, high = (float(Fraction(p.strip())) for p in parts)
+    low, high = _value(parts[0]), _value(parts[1])
     if not low < high:
         raise ValueError("lo must be below hi")
     return low, high
+
+
+def _value(text: str) -> float:
+    try:
+        value = float(Fraction(text.strip()))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise ValueError(f"{text!r} is not a number; 0.25, 1e-3 and 1/255 are") from None
+    return value
 
 
 Model = Annotated[Path, Parameter(help="A .tflite file.")]
@@ -67,4 +75,13 @@ Inputs = Annotated[Path, Parameter(help="An .npz with one array per input, keyed
 Task = Annotated[
     Literal["classification"] | None,
     Parameter(help="classification: the output holds scores of classes, so KL judges it (default: only where it comes from SOFTMAX)."),
+]
+Strategy = Annotated[
+    str,
+    Parameter(help="auto (compare several on held-back data), minmax, moving_average, percentile:99.9, mse, mse:p=2.4."),
+]
+SchemeName = Annotated[str, Parameter(name="--scheme", help="int8.")]
+Groups = Annotated[
+    str | None,
+    Parameter(help="Samples that stay together when auto holds some back: N (in a row), or the key of an array of group numbers."),
 ]

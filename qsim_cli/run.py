@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from . import options as o
-from .screen import emit, say, table, warn
+from .screen import cells, emit, say, table, warn
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,7 +96,7 @@ def _report(graph: Graph, arrays: dict[int, np.ndarray], output: Path, notes: An
     if json:
         emit({"output": str(output), "tensors": rows, "notes": list(notes), "warnings": told})
     else:
-        table(f"{len(rows)} arrays in {output}", list(rows[0]), ([_shown(v) for v in r.values()] for r in rows), numeric=("min", "max"))
+        table(f"{len(rows)} arrays in {output}", list(rows[0]), (cells(r) for r in rows), numeric=("min", "max"))
 
 
 def _end(x: np.ndarray, which: str) -> Any:
@@ -104,7 +104,3 @@ def _end(x: np.ndarray, which: str) -> Any:
         return None
     value = getattr(x, which)().item()
     return value if value == value and abs(value) != float("inf") else str(value)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,6 +60,11 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     for row in rows:
         made.add_row(*(Text(safe(cell)) for cell in row))
     console().print(made)
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """A record's values for a table: numbers to six digits."""
+    return [f"{v:.6g}" if isinstance(v, float) else "" if v is None else str(v) for v in row.values()]
 
 
 def console() -> Any:

@@ -303,3 +303,47 @@ def describe(trial: Trial) -> str:
         q = t.qparams
         lines.append(f"  {t.name} {t.type}{list(t.shape)}" + (f" scale {q.scale[:4]} zero point {q.zero_point[:4]}" if q else ""))
     return "\n".join(lines)
+
+
+def float_rows(registry: Mapping[str, Op], flavour: str) -> Iterator[Row]:
+    """The cases of every op on real values, in float32."""
+    for op in registry.values():
+        if op.rule.keep_float:
+            continue
+        for number, case in enumerate(op.cases):
+            ins = tuple(_float_type(case, p) for p in range(len(case.inputs)))
+            if "float32" in ins[:1] and case.types.get(0, "float32") == "float32":
+                yield Row(op, (ins, ("float32",) * case.outputs), flavour, case, number, 0)
+
+
+def _float_type(case: Case, position: int) -> str:
+    if case.inputs[position] is None and position not in case.values:
+        return ""
+    return case.types.get(position, "int32" if position in case.values else "float32")
+
+
+def float_trial(row: Row, draw: int) -> Trial:
+    """A float model of a row: normal data, weights and bias; the operands that a quantized file would hold as constants are constants."""
+    rng, rule, case = row.rng(draw), row.op.rule, row.case
+    constant = {rule.weights, rule.bias, *case.constant}
+    tensors, data, node_inputs = [], [], []
+    for p, kind in enumerate(row.types[0]):
+        if kind == "":
+            node_inputs.append(-1)
+            continue
+        node_inputs.append(len(tensors))
+        if p in case.values:
+            value = _value(row, p)
+            tensors.append(Tensor(len(tensors), f"x{p}", value.shape, kind, None, value))
+            continue
+        shape = case.inputs[p]
+        spread = 1 / np.sqrt(np.prod(shape) / shape[rule.weight_axis]) if p == rule.weights else 2  # type: ignore
+        x = (spread * rng.normal(size=(SAMPLES, *shape))).astype(np.float32)  # type: ignore[misc]
+        tensors.append(Tensor(len(tensors), f"x{p}", shape, kind, None, x[0] if p in constant else None))  # type: ignore[arg-type]
+        if p not in constant:
+            data.append(x)
+    outs = tuple(range(len(tensors), len(tensors) + len(row.output_shapes)))
+    live = tuple(t.index for t in tensors if t.data is None)
+    tensors += [Tensor(i, f"y{i}", shape, "float32") for i, shape in zip(outs, row.output_shapes, strict=True)]
+    node = Node(0, row.op.name, tuple(node_inputs), outs, row.options, rule.versions.get("float32", 1))
+    return Trial(row, draw, "float", Model((Graph(tuple(tensors), (node,), live, outs),)), tuple(data))

@@ -12,7 +12,7 @@ from pathlib import Path
 import extract_schema
 import numpy as np
 import pytest
-from featureful import code, operator, rich, tensor
+from featureful import code, operator, rich
 
 from qsim import flat, reader, records, verify, writer
 from qsim.errors import Malformed, NewerSchema, TooLarge

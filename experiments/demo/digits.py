@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 SEED = 2026
-PARTS = {"train": 3000, "calibrate": 300, "select": 700, "test": 1000}  # each holds every class equally often
+PARTS = {"train": 3200, "calibrate": 200, "select": 600, "test": 1000}  # each holds every class equally often
 
 
 class Digits(NamedTuple):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..errors import Unsupported
+from ..errors import Invalid
 from ..fixed import activation_range, high_mul, lookup, quantize_multiplier, requantize, round_away, shift_up, store
 from ..graph import Options
 from ..op import Case, Op, Plan, Rule, Site, namespace
@@ -93,7 +93,12 @@ def _plan_softmax(site: Site, flavour: str) -> Plan:
     scale, _ = affine(site, site.inputs[0])
     sy, zy = affine(site, site.outputs[0])
     if site.outputs[0].type == "int8" and (zy != -128 or abs(float(sy) * 256 - 1) > 1e-3):
-        raise Unsupported("SOFTMAX gives scale 1/256 and zero point -128 only", where=site.where, found=(float(sy), zy))
+        raise Invalid(
+            "SOFTMAX gives scale 1/256 and zero point -128 only",
+            where=site.where,
+            found=(float(sy), zy),
+            hint="LiteRT refuses such a file",
+        )
     beta = site.options.get("beta", 1.0)
     if flavour == "reference":
         return Plan("reference", {"exp": exp_table(scale, beta)}, "fixed-point exponentials from a table, one reciprocal a row")
@@ -187,6 +192,9 @@ def table(function: Callable[[np.ndarray], np.ndarray], site: Site, flavour: str
 
 def _plan_table(functions: dict[str, Callable]) -> Callable[[Site, str], Plan]:
     def plan(site: Site, flavour: str) -> Plan:
+        scale, _ = affine(site, site.outputs[0])
+        if flavour != "xnnpack" and site.node.op == "LOGISTIC" and scale != 1 / 256:
+            raise Invalid("LOGISTIC gives scale 1/256 only", where=site.where, found=float(scale), hint="LiteRT refuses such a file")
         function = functions.get(flavour, functions["reference"])
         return Plan((), {"table": table(function, site, flavour)}, f"256-entry table, {flavour} rounding")
 

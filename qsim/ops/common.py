@@ -64,9 +64,24 @@ def affine(site: Site, tensor: Tensor | None) -> tuple[np.float32, int]:
 
 
 def plain(site: Site) -> bool:
-    """What XNNPACK asks of every 8-bit operand: at most 6 axes, one scale, quantized dimension 0."""
+    """What XNNPACK asks of an op and every 8-bit operand: no TANH or SIGN_BIT fused, at most 6 axes, one scale, quantized dimension 0."""
+    if site.options.get("fused_activation_function", "NONE") in ("TANH", "SIGN_BIT"):
+        return False
     tensors = [t for t in (*site.inputs, *site.outputs) if t is not None and t.qparams is not None]
     return all(len(t.shape) <= 6 and not t.qparams.per_channel and t.qparams.axis == 0 for t in tensors if t.qparams is not None)
+
+
+def require_tied(site: Site, inputs: Sequence[Tensor | None] | None = None) -> None:
+    """Raises: Invalid unless the inputs (by default the first) share the output's scale and zero point; LiteRT refuses others."""
+    y = site.outputs[0]
+    for x in site.inputs[:1] if inputs is None else inputs:
+        if x is not None and x.qparams is not None and y.qparams is not None and affine(site, x) != affine(site, y):
+            raise Invalid(
+                f"{site.node.op} needs one scale and zero point for input and output",
+                where=site.where,
+                found=f"{x.name!r} {affine(site, x)}, {y.name!r} {affine(site, y)}",
+                hint="LiteRT refuses such a file",
+            )
 
 
 def bounds(site: Site, flavour: str) -> Leaves:

@@ -61,6 +61,8 @@ def _real_quantize(options: Options, x: Any) -> Any:
 def _plan_quantize(site: Site, flavour: str) -> Plan:
     """static: (form, type name, mask shape or None)."""
     y = site.outputs[0]
+    if y.qparams is not None and y.qparams.per_channel:
+        return _plan_quantize_channels(y)
     scale, zero = affine(site, y)
     limits = _limits(zero, y.type)
     if flavour == "xnnpack":
@@ -72,13 +74,19 @@ def _plan_quantize(site: Site, flavour: str) -> Plan:
     return Plan(("builtin", y.type, y.shape), leaves, "blocks of 8: x * f32(1 / s), half to even; rest: f64 quotient, half away")
 
 
+def _plan_quantize_channels(y: Tensor) -> Plan:
+    inverse, limits = words(np.float64(1) / _spread(y, np.float32).astype(np.float64)), _limits(0, y.type)
+    leaves = {"inverse64": inverse, **limits, "zero_point": _spread(y, np.int32)}
+    return Plan(("reference", y.type), leaves, "per channel: the reference kernel in every flavour")
+
+
 def _limits(zero: int, type_name: str) -> Leaves:
     low, high = code_range(type_name)
     return {"zero_point": np.int32(zero), "act_min": np.int32(low), "act_max": np.int32(high)}
 
 
 def _run_quantize(options: Options, static: tuple, leaves: Leaves, x: jax.Array) -> jax.Array:
-    """float32 -> codes.
+    """float32 -> codes (per channel, in every flavour, as the reference).
 
     XNNPACK: clip(round_half_even(min(f32(x f32(1 / s)), 32767)) + z). Reference: clip(round_away(f32(x / s)) + z).
     Builtin: the first 8 floor(n / 8) elements clip(round_half_even(f32(x f32(1 / s))) + z), the rest clip(round_away(x / f64(s)) + z).
@@ -181,7 +189,7 @@ def _plan_dequantize(site: Site, flavour: str) -> Plan:
     leaves: Leaves = {"scale": scale, "zero_point": zero}
     if flavour == "builtin" and not x.qparams.per_channel:
         return Plan(("builtin", x.shape), {**leaves, "offset": f32(f32(-zero) * scale)}, "blocks of 8: q s + (-z s); rest (q - z) s")
-    return Plan((flavour,), leaves, "f32((q - z) s)")
+    return Plan(("plain",), leaves, "f32((q - z) s)")
 
 
 def _spread(x: Tensor, dtype: Any) -> np.ndarray:

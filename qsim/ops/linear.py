@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import dot, fixed
 from ..errors import Unsupported
-from ..graph import Options
+from ..graph import Options, QParams, Tensor
 from ..op import Case, Kernel, Op, Plan, Rule, Site
 from .common import activate
 from .windows import pad_window, window
@@ -29,23 +29,25 @@ class Rescale(NamedTuple):
     left: bool
 
 
-def scales(site: Site, axis: int, count: int) -> tuple[float, np.ndarray, float]:
+def scales(site: Site, axis: int, count: int) -> tuple[np.float32, np.ndarray, np.float32]:
     """(s_x, s_w per channel, s_y) as float32 values, exactly as stored."""
-    x, w, y = site.inputs[0], site.inputs[1], site.outputs[0]
-    assert x is not None and w is not None
-    for t in (x, w, y):
-        if t.qparams is None:
-            raise Unsupported(f"tensor {t.name!r} has no quantization parameters", where=site.where)
-    if w.qparams.per_channel and (w.qparams.axis != axis or np.size(w.qparams.scale) != count):
+    x, w, y = (_parameters(t, site) for t in (site.inputs[0], site.inputs[1], site.outputs[0]))
+    if w.per_channel and (w.axis != axis or np.size(w.scale) != count):
         raise Unsupported(
             "per-channel weights along another axis",
-            where=site.where, found=f"axis {w.qparams.axis}, {np.size(w.qparams.scale)} scales", expected=f"axis {axis}, {count} scales",
+            where=site.where, found=f"axis {w.axis}, {np.size(w.scale)} scales", expected=f"axis {axis}, {count} scales",
         )  # fmt: skip
-    sw = np.broadcast_to(np.asarray(w.qparams.scale, f32).reshape(-1), (count,)).copy()
-    return f32(x.qparams.scale[0]), sw, f32(y.qparams.scale[0])
+    sw = np.broadcast_to(np.asarray(w.scale, f32).reshape(-1), (count,)).copy()
+    return f32(x.scale[0]), sw, f32(y.scale[0])
 
 
-def rescale(site: Site, rule: str, axis: int, bound: np.ndarray) -> tuple[Rescale, dict[str, np.ndarray]]:
+def _parameters(t: Tensor | None, site: Site) -> QParams:
+    if t is None or t.qparams is None:
+        raise Unsupported(f"tensor {t.name if t else 'absent'!r} has no quantization parameters", where=site.where)
+    return t.qparams
+
+
+def rescale(site: Site, rule: str, axis: int, bound: np.ndarray) -> tuple[Rescale, dict[str, Any]]:
     """Static part and leaves of the rescaling s_x * s_w / s_y. bound: largest |accumulator| per channel, steps (float64).
 
     scale: f32(f32(s_x * s_w) / s_y). Fixed-point rules and double: f64(s_x) * f64(s_w) / f64(s_y).
@@ -92,7 +94,7 @@ def _bias(site: Site, count: int) -> np.ndarray:
     return site.values[2].astype(np.int64).reshape(count)
 
 
-def prepare(site: Site, flavour: str, rule: str, w: np.ndarray, axis: int) -> tuple[Rescale, dict[str, np.ndarray]]:
+def prepare(site: Site, flavour: str, rule: str, w: np.ndarray, axis: int) -> tuple[Rescale, dict[str, Any]]:
     """Static part and leaves of a sum of products. w: weights with the output channels last, (..., o).
 
     acc[o] = sum x * w[o] + bias[o] - z_x * sum w[o], in wrapping int32: the zero point is folded into the bias, and padding is

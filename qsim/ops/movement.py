@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import Invalid, Unsupported
+from ..errors import Unsupported
 from ..graph import Options
 from ..op import FLAVOURS, Case, Kernel, Op, Plan, Rule, Site, namespace
-from .common import Leaves, activate, affine, f32, same_type
+from .common import Leaves, activate, affine, f32, require_tied, same_type
 
 Geometry = Callable[..., Any]  # (options, shapes, values) -> hashable
 
@@ -31,6 +31,8 @@ def _values(site: Site, positions: tuple[int, ...]) -> list[np.ndarray | None]:
 def _planned(geometry: Geometry, static: tuple[int, ...]) -> Callable[[Site, str], Plan]:
     def plan(site: Site, flavour: str) -> Plan:
         shape = site.inputs[0].shape if site.inputs[0] is not None else ()
+        if flavour == "xnnpack" and site.node.op == "TRANSPOSE":
+            require_tied(site)
         return Plan(geometry(site.options, shape, *_values(site, static)), note="raw copy")
 
     return plan
@@ -48,6 +50,8 @@ def _real_pad(options: Options, x: Any, paddings: Any) -> Any:
 
 
 def _plan_pad(site: Site, flavour: str) -> Plan:
+    if flavour == "xnnpack":
+        require_tied(site)
     zero = affine(site, site.outputs[0])[1] if site.outputs[0].qparams is not None else 0
     pairs = _pad_pairs(site.options, (), *_values(site, (1,)))
     return Plan(pairs, {"value": np.asarray(zero, site.outputs[0].type)}, "pads with the output zero point")
@@ -94,10 +98,7 @@ def _plan_concatenation(site: Site, flavour: str) -> Plan:
     if not differing:
         return Plan((), note="raw copy")
     if y.type != "uint8":
-        raise Invalid(
-            "every input must have exactly the output's scale and zero point", where=site.where, found=f"input {differing[0]} differs",
-            hint="LiteRT refuses such a file",
-        )  # fmt: skip
+        require_tied(site, site.inputs)
     sy, zy = affine(site, y)
     leaves: Leaves = {"zero_point": np.int32(zy)}
     for i in differing:
@@ -215,7 +216,9 @@ def _run_pack(options: Options, static: tuple, leaves: Leaves, *inputs: Any) -> 
     return _real_pack(options, *inputs)
 
 
-def _no_plan(site: Site, flavour: str) -> Plan:
+def _plan_copy(site: Site, flavour: str) -> Plan:
+    if site.node.op == "PACK":
+        require_tied(site, site.inputs)
     return Plan(note="raw copy")
 
 
@@ -286,7 +289,7 @@ OPS = (
         "GATHER",
         _real_gather,
         Rule(tied=True),
-        _copies(("any", "int32|int64"), _no_plan, _run_gather),
+        _copies(("any", "int32|int64"), _plan_copy, _run_gather),
         (
             Case(((1, 5, 3), (4,)), {"axis": 1, "batch_dims": 0}, {1: (0, 4, 2, 2)}, {1: "int32"}),
             Case(((6, 2), (2, 2)), {"axis": 0, "batch_dims": 0}, {1: ((5, 0), (1, 3))}, {1: "int32"}),
@@ -298,7 +301,7 @@ OPS = (
         "PACK",
         _real_pack,
         Rule(data="all", tied=True),
-        _copies(("any*",), _no_plan, _run_pack),
+        _copies(("any*",), _plan_copy, _run_pack),
         (
             Case(((1, 3), (1, 3)), {"axis": 1, "values_count": 2}),
             Case(((2, 3, 2), (2, 3, 2), (2, 3, 2)), {"axis": -1, "values_count": 3}),

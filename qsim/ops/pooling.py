@@ -15,7 +15,7 @@ from jax import lax
 from ..fixed import store
 from ..graph import Options
 from ..op import Case, Op, Plan, Rule, Site
-from .common import Leaves, activate, bounds, each, plain
+from .common import Leaves, activate, bounds, each, plain, require_tied
 from .windows import pad_window, window
 
 Axis = tuple[int, int, int]  # output size, padding before, padding after
@@ -94,6 +94,8 @@ def _run_average(options: Options, static: tuple, leaves: Leaves, x: jax.Array) 
 def _plan_max(site: Site, flavour: str) -> Plan:
     o = site.options
     refused = not plain(site) or o.stride_h > o.filter_height or o.stride_w > o.filter_width
+    if flavour == "xnnpack" and not refused:
+        require_tied(site)
     limits = bounds(site, "builtin" if refused else flavour)
     note = "; XNNPACK refuses a stride larger than the window: builtin clamp" if refused and flavour == "xnnpack" else ""
     return Plan((), {k: limits[k] for k in ("act_min", "act_max")}, "largest code of the window" + note)

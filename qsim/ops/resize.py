@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import Unsupported
 from ..graph import Options
 from ..op import Case, Op, Plan, Rule, Site
-from .common import Leaves, each, f32
+from .common import Leaves, each, f32, require_tied
 
 Grid = tuple[np.ndarray, np.ndarray, np.ndarray]  # lower index, upper index, weight of the upper
 
@@ -78,6 +78,7 @@ def _plan(site: Site, flavour: str) -> Plan:
     if site.values[1] is None:
         raise Unsupported("the output size is not known before the model runs", where=site.where)
     if flavour == "xnnpack":
+        require_tied(site)
         return Plan(("xnnpack", _size(site.values[1])), note="weights in 1/2048, one shift, halves up")
     return Plan(("fixed", _size(site.values[1])), note="weights in 1/1024, halves away from zero")
 

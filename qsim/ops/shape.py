@@ -9,6 +9,7 @@ import numpy as np
 from ..errors import Unsupported
 from ..graph import Options
 from ..op import FLAVOURS, Case, Kernel, Op, Plan, Rule, Site
+from .common import require_tied
 
 
 def reshape_target(options: Options, shape: tuple[int, ...], value: Any) -> tuple[int, ...]:
@@ -62,6 +63,7 @@ def _plan(site: Site, flavour: str) -> Plan:
     if site.node.op == "SQUEEZE":
         return Plan(squeeze_target(site.options, x.shape))
     if site.node.op == "EXPAND_DIMS":
+        require_tied(site)
         return Plan(expand_target(x.shape, value))
     return Plan(reshape_target(site.options, x.shape, value))
 

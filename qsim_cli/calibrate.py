@@ -1,0 +1,62 @@
+"""`qsim calibrate`: ranges of a float model from data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from . import options as o
+from .screen import cells, emit, table, text
+
+Ranges = Annotated[Path, Parameter(name=["--output", "-o"], help="RANGES.json to write.")]
+
+Form = Annotated[Literal["qsim", "ai-edge-quantizer"], Parameter(help="Form of the JSON: ours, or ai-edge-quantizer's calibration result.")]
+
+
+def command(
+    model: o.Model,
+    /,
+    *,
+    data: o.Data,
+    output: Ranges,
+    strategy: o.Strategy = "auto",
+    scheme: o.SchemeName = "int8",
+    input_range: o.InputRange = None,
+    input_scale: o.InputScale = None,
+    input_offset: o.InputOffset = None,
+    groups: o.Groups = None,
+    task: o.Task = None,
+    form: Form = "qsim",
+    device: o.Device = "auto",
+    force: o.Force = False,
+    json: o.Json = False,
+) -> int:
+    """Choose the ranges of a float model from representative data, and write them as JSON (edit or reuse with `qsim quantize`)."""
+    from qsim import load
+
+    from .computing import choose_device
+    from .outputs import may_write
+
+    may_write(output, (model, data), force)
+    loaded = load(model)
+    choose_device(device)
+
+    import calibrate
+
+    from .choosing import Request, choose_ranges
+    from .values import Affine
+
+    asked = Request(data, strategy, scheme, Affine(input_scale, input_offset), input_range, task, groups)
+    found = choose_ranges(loaded, asked)
+    calibrate.save_ranges(output, found.ranges, model=loaded, form=form, force=force)
+    if json:
+        emit({"output": str(output), **found.facts(), "ranges": {k: list(v) for k, v in found.ranges.items()}})
+        return 0
+    if found.rows:
+        table("strategies compared", list(found.rows[0]), (cells(r) for r in found.rows))
+    rows = ((k, f"{low:.6g}", f"{high:.6g}") for k, (low, high) in found.ranges.items())
+    table(f"ranges by {found.words} from {found.samples} samples, real units", ("tensor", "low", "high"), rows, numeric=("low", "high"))
+    text(f"wrote {output}")
+    return 0

@@ -1,0 +1,135 @@
+"""From data to ranges, as `calibrate` and `quantize` share it: reading, the one pass, the strategy or the choice, what to tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import calibrate
+from qsim.errors import BadData, BadRecipe, Unsupported
+from qsim.graph import Model
+from qsim.scheme import SCHEMES, Scheme
+
+from .samples import Samples, declared_domain, load_arrays, read
+from .screen import progress, say
+from .values import Affine
+
+BATCH = 256  # samples read at once
+CANDIDATES = 10  # about how often `auto` runs over the data, for the progress bar
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What the user asked for: the options that `qsim calibrate` and `qsim quantize --data` share."""
+
+    data: Path
+    strategy: str = "auto"
+    scheme: str = "int8"
+    affine: Affine = field(default_factory=Affine)
+    input_range: tuple[float, float] | None = None
+    task: str | None = None
+    groups: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """ranges: {tensor key: (low, high)}. words: the strategy. rows: the strategies that `auto` compared. notes: what was assumed."""
+
+    ranges: Mapping[str, tuple[float, float]]
+    words: str
+    samples: int
+    rows: list[dict[str, Any]]
+    notes: tuple[str, ...]
+
+    def facts(self) -> dict[str, Any]:
+        return {"strategy": self.words, "samples": self.samples, "candidates": self.rows, "assumed": list(self.notes)}
+
+
+class Batches:
+    """Samples as batches that can be gone through again."""
+
+    def __init__(self, samples: Samples):
+        self.samples = samples
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
+        return self.samples.batches(BATCH)
+
+
+def scheme_of(name: str) -> Scheme:
+    """The scheme of a name. *Raises*: Unsupported naming those that are there."""
+    if name.lower() not in SCHEMES:
+        raise Unsupported(f"no scheme {name!r}", expected=", ".join(SCHEMES))
+    return SCHEMES[name.lower()]
+
+
+def choose_ranges(model: Model, asked: Request) -> Choice:
+    """Ranges of a float model by the asked strategy. *Raises*: as `calibrate.observe`, `calibrate.ranges` and `calibrate.choose`."""
+    scheme = scheme_of(asked.scheme)
+    if model.is_quantized:
+        raise Unsupported("the model is quantized already; calibrating needs a float source", where=model.path)
+    samples = read(asked.data, model, "float", asked.affine)
+    domain, why = _domain(samples, asked)
+    for note in (*samples.notes, why):
+        say(f"note: {note}")
+    if asked.strategy == "auto":
+        return _auto(model, samples, asked, scheme, domain, why)
+    with progress("observing", len(samples)) as step:
+        stats = calibrate.observe(model, Batches(samples), progress=_steps(step))
+    ranges = calibrate.ranges(model, stats, asked.strategy, scheme=scheme, input_range=domain)
+    return _chosen(ranges, asked.strategy, samples, [], why)
+
+
+def _auto(model: Model, samples: Samples, asked: Request, scheme: Scheme, domain: Any, why: str) -> Choice:
+    groups = group_numbers(asked.groups, asked.data, len(samples))
+    found, table = calibrate.choose(model, Batches(samples), scheme, task=asked.task, groups=groups, input_range=domain)
+    rows = table.rows() if hasattr(table, "rows") else list(table)
+    return _chosen(found, "auto", samples, rows, why)
+
+
+def _chosen(ranges: Any, strategy: str, samples: Samples, rows: list[dict[str, Any]], why: str) -> Choice:
+    """The choice, with what the calibration itself noted told as well."""
+    assumed = tuple(n for n in getattr(ranges, "notes", ()))
+    for note in assumed:
+        say(f"note: {note}")
+    words = getattr(ranges, "strategy", "") or strategy
+    return Choice(ranges, words if strategy != "auto" else f"auto ({words})", len(samples), rows, (*samples.notes, why, *assumed))
+
+
+def _steps(step: Any) -> Any:
+    """`progress` of `observe` tells the count so far; a bar wants the increase."""
+    seen = 0
+
+    def told(done: int) -> None:
+        nonlocal seen
+        step(done - seen)
+        seen = done
+
+    return told
+
+
+def _domain(samples: Samples, asked: Request) -> tuple[tuple[float, float] | None, str]:
+    """(range of the model's input, how it came about)."""
+    if asked.input_range is not None:
+        return asked.input_range, f"input range {asked.input_range[0]:g} .. {asked.input_range[1]:g}, as declared"
+    declared = declared_domain(samples, asked.affine)
+    if declared is None:
+        return None, "the input's range is what the data show; --input-range declares it"
+    return declared, f"input range {declared[0]:g} .. {declared[1]:g}: all that {samples.stored[0]} data can hold"
+
+
+def group_numbers(asked: str | None, data: Path, count: int) -> np.ndarray | None:
+    """A group number per sample: blocks of N samples in a row, or the array of that key in the data file."""
+    if asked is None:
+        return None
+    if asked.isdigit():
+        if int(asked) < 1:
+            raise BadRecipe("--groups takes a number of samples above 0, or a key", found=asked)
+        return np.arange(count) // int(asked)
+    arrays = {} if data.is_dir() else load_arrays(data)
+    if asked not in arrays or arrays[asked].shape != (count,):
+        raise BadData(f"no array {asked!r} with one group number a sample", where=str(data), found=", ".join(arrays) or "no arrays")
+    return np.unique(arrays[asked], return_inverse=True)[1]
