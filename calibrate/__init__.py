@@ -1,0 +1,41 @@
+"""calibrate: from data to ranges. One pass over the data (`observe`), any number of strategies after it (`ranges`), or the choice
+between them by what they do to the model's outputs (`choose`).
+
+Names are loaded at first use: importing calibrate pulls in neither numpy nor jax.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_WHERE = {
+    "observe": "observer",
+    "Statistics": "statistics",
+    "load_statistics": "archive",
+    "ranges": "ranging",
+    "choose": "choosing",
+    "save_ranges": "rangefile",
+    "load_ranges": "rangefile",
+    "open_data": "data",
+}
+__all__ = list(_WHERE)
+
+if TYPE_CHECKING:
+    from .archive import load_statistics
+    from .choosing import choose
+    from .data import open_data
+    from .observer import observe
+    from .rangefile import load_ranges, save_ranges
+    from .ranging import ranges
+    from .statistics import Statistics
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(import_module(f".{_WHERE[name]}", __name__), name)
+    raise AttributeError(f"module 'calibrate' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -28,21 +28,48 @@ def distributions(y: np.ndarray) -> np.ndarray | None:
 
 
 def softmax(y: np.ndarray) -> np.ndarray:
-    e = np.exp(y - y.max(1, keepdims=True))
-    return e / e.sum(1, keepdims=True)
+    """Along the last axis, in float64."""
+    e = np.exp(np.asarray(y, np.float64) - np.max(y, axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def divergences(reference: np.ndarray, ours: np.ndarray) -> np.ndarray:
+    """(N,) KL(reference || ours) = sum p log(p / q) in nats over the last axis, averaged over positions before it.
+
+    p, q: probabilities (N, ..., C), floored to `FLOOR` and normalized again, since a code of 0 only means "below half a step".
+    """
+    p, q = (np.maximum(np.asarray(v, np.float64), FLOOR) for v in (reference, ours))
+    p, q = p / p.sum(axis=-1, keepdims=True), q / q.sum(axis=-1, keepdims=True)
+    return (p * np.log(p / q)).sum(axis=-1).reshape(len(p), -1).mean(axis=1)
 
 
 def divergence(reference: np.ndarray, ours: np.ndarray) -> float:
-    """Mean over samples of KL(reference || ours) = sum p log(p / q), nats; p and q floored to `FLOOR` and normalized again."""
-    p, q = (np.maximum(v, FLOOR) for v in (reference, ours))
-    p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
-    return float((p * np.log(p / q)).sum(1).mean())
+    """Mean over samples of `divergences`, nats."""
+    return float(divergences(reference, ours).mean())
+
+
+def noise(reference: np.ndarray, ours: np.ndarray) -> np.ndarray:
+    """(N,) each sample's mean squared difference, in units of the reference's mean square over all samples."""
+    r, o = (np.asarray(v, np.float64).reshape(len(v), -1) for v in (reference, ours))
+    return ((r - o) ** 2).mean(axis=1) / max(float((r**2).mean()), np.finfo(np.float64).tiny)
 
 
 def sqnr(reference: np.ndarray, ours: np.ndarray) -> float | None:
-    """10 log10(sum r^2 / sum (r - y)^2), dB; None where both are equal."""
-    noise, signal = float(((reference - ours) ** 2).sum()), float((reference**2).sum())
-    return None if noise == 0 else float(10 * np.log10(max(signal, 1e-300) / noise))
+    """10 log10(sum r^2 / sum (r - y)^2) over all samples, dB; None where both are equal."""
+    level = float(noise(reference, ours).mean())
+    return None if level == 0 else float(-10 * np.log10(level))
+
+
+def standard_error(differences: np.ndarray, groups: np.ndarray | None = None) -> float:
+    """Of the mean of per-sample differences (N,); with groups (an id per sample) groups are the independent units.
+
+    Formula: over G groups with sums d_g of residuals about the mean, sqrt(G / (G - 1) * sum d_g^2) / N. Infinite for one group.
+    """
+    d = np.asarray(differences, np.float64)
+    ids = np.arange(len(d)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    sums = np.bincount(ids, weights=d - d.mean())
+    n = len(sums)
+    return float("inf") if n < 2 else float(np.sqrt(n / (n - 1) * (sums**2).sum()) / len(d))
 
 
 def right(y: np.ndarray, labels: np.ndarray, among: int = 1) -> np.ndarray:
@@ -90,8 +117,7 @@ def verdict(lost: int, won: int, samples: int) -> dict[str, Any]:
 
 def auc(scores: np.ndarray, positive: np.ndarray) -> float:
     """Area under the ROC curve: the share of (positive, negative) pairs that the score orders rightly, ties counting half."""
-    values, where = np.unique(scores, return_inverse=True)
-    counts = np.bincount(where, minlength=len(values))
+    _, where, counts = np.unique(scores, return_inverse=True, return_counts=True)
     rank = (np.cumsum(counts) - (counts - 1) / 2)[where]  # mean rank among equal scores, from 1
     positive = np.asarray(positive, bool)
     p, n = int(positive.sum()), int((~positive).sum())

@@ -65,24 +65,27 @@ def losses(m: Mesh, pairs: Sequence[Pair], type_name: str, powers: Sequence[floa
     low, high = code_range(type_name)
     scale, zero = np.array([s for s, _ in pairs], np.float64)[:, None], np.array([z for _, z in pairs], np.float64)[:, None]
     u = m.at / scale
-    steps = np.rint(np.clip(u, low - zero, high - zero))
+    steps = np.rint(np.minimum(np.maximum(u, low - zero), high - zero))
     error = (u - steps).astype(np.float32)
+    p = np.array(powers, np.float32)[:, None, None]
     with np.errstate(divide="ignore"):
         log = np.log(np.abs(error))
     if m.points:
-        sums = [np.exp(np.float32(p) * log).astype(np.float64) @ m.weight for p in powers]
+        sums = np.exp(p * log) @ m.weight.astype(np.float32)
     else:
         width = np.diff(m.at)
         density = np.divide(m.weight, width, out=np.zeros(len(width)), where=width > 0)
-        sums = [_integrals(error, steps, log, p) @ density * scale[:, 0] for p in powers]
-    return np.stack([s * scale[:, 0] ** p for s, p in zip(sums, powers, strict=True)])
+        sums = _integrals(error, steps.astype(np.float32), log, p) @ density.astype(np.float32) * scale[:, 0] / (p[:, :, 0] + 1)
+    return sums.astype(np.float64) * scale[:, 0] ** np.array(powers, np.float64)[:, None]
 
 
-def _integrals(error: np.ndarray, steps: np.ndarray, log: np.ndarray, p: float) -> np.ndarray:
-    """(C, K): integral of |e|^p du over each interval, from its antiderivative at the edges."""
-    part = np.exp(np.float32(p + 1) * log)
+def _integrals(error: np.ndarray, steps: np.ndarray, log: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """(powers, pairs, K): (p + 1) times the integral of |e|^p du over each interval, from its antiderivative at the edges."""
+    part = (p + 1) * log
+    np.exp(part, out=part)
     np.copysign(part, error, out=part)
-    return np.diff(part + steps * (2.0 * 0.5 ** (p + 1)), axis=1) / (p + 1)
+    part += steps * (2.0 * np.float32(0.5) ** (p + 1))
+    return part[..., 1:] - part[..., :-1]
 
 
 def search(

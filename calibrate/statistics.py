@@ -275,9 +275,7 @@ def add_fingerprints(parts: Iterable[int | str]) -> str:
 
 def model_hash(model: Model) -> str:
     """SHA-256 of the model's bytes, in hexadecimal."""
-    data = getattr(model.source, "data", None)
-    if data is None:
+    as_read = model.source is not None and model.graphs is model.source.graphs
+    if not as_read:
         from qsim.writer import to_bytes
-
-        data = to_bytes(model)
-    return hashlib.sha256(data).hexdigest()
+    return hashlib.sha256(model.source.data if as_read else to_bytes(model)).hexdigest()

@@ -114,18 +114,11 @@ def parse(strategy: str | Strategy, scheme: Scheme = INT8) -> Strategy:
 
 
 def candidates() -> tuple[str, ...]:
-    """The names that `choose` compares, min/max first: little clipping to much, and the norms in between."""
+    """The names that `choose` compares, in the order in which it prefers them where they are equally good: from no clipping to much."""
     return (
-        "minmax",
-        "percentile:99.9999",
-        "percentile:99.999",
-        "percentile:99.99",
+        "minmax", "percentile:99.9999", "percentile:99.999", "mse:p=4", "percentile:99.99", "mse:p=3", "mse:p=2.4", "mse",
         "percentile:99.9",
-        "mse:p=4",
-        "mse:p=3",
-        "mse:p=2.4",
-        "mse",
-    )
+    )  # fmt: skip
 
 
 def _no_options(text: str, rest: str, scheme: Scheme) -> Strategy:

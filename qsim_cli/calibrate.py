@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from . import options as o
-from .screen import cells, emit, table, text
+from .screen import emit, table, text
 
 Ranges = Annotated[Path, Parameter(name=["--output", "-o"], help="RANGES.json to write.")]
+
+Form = Annotated[Literal["qsim", "aeq"], Parameter(help="Form of the JSON: ours, or the calibration result of ai-edge-quantizer.")]
 
 
 def command(
@@ -26,6 +28,7 @@ def command(
     input_offset: o.InputOffset = None,
     groups: o.Groups = None,
     task: o.Task = None,
+    form: Form = "qsim",
     device: o.Device = "auto",
     force: o.Force = False,
     json: o.Json = False,
@@ -47,12 +50,11 @@ def command(
 
     asked = Request(data, strategy, scheme, Affine(input_scale, input_offset), input_range, task, groups)
     found = choose_ranges(loaded, asked)
-    calibrate.save_ranges(output, found.ranges, force=force)
+    calibrate.save_ranges(output, found.ranges, form=form, model=loaded, strategy=found.words, force=force)
     if json:
         emit({"output": str(output), **found.facts(), "ranges": {k: list(v) for k, v in found.ranges.items()}})
         return 0
-    if found.rows:
-        table("strategies compared", list(found.rows[0]), (cells(r) for r in found.rows))
+    found.show()
     rows = ((k, f"{low:.6g}", f"{high:.6g}") for k, (low, high) in found.ranges.items())
     table(f"ranges by {found.words} from {found.samples} samples, real units", ("tensor", "low", "high"), rows, numeric=("low", "high"))
     text(f"wrote {output}")

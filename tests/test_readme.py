@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
+import small
 import support_table
 
+import qsim
 from qsim_cli import app
 
 README = support_table.README.read_text(encoding="utf-8")
@@ -29,3 +32,25 @@ def test_every_path_of_the_code_map_exists():
 
 def test_every_verb_is_described():
     assert set(re.findall(r"^\| `qsim (\w+)", README, re.M)) == set(app.VERBS)
+
+
+def snippet() -> str:
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    return code
+
+
+def test_the_snippet_is_short():
+    assert len(snippet().splitlines()) <= 15
+
+
+def test_the_snippet_runs_and_gives_what_litert_gives(tmp_path, monkeypatch, capsys, oracle):
+    monkeypatch.chdir(tmp_path)
+    qsim.save(small.float_net(), "net.tflite")
+    x = (small.images(40) / 64 - 2).astype(np.float32)
+    np.savez("samples.npz", x=x)
+    names: dict = {}
+    exec(compile(snippet(), "README.md", "exec"), names)
+    assert "accumulator" in capsys.readouterr().out
+    written = Path("net_int8.tflite").read_bytes()
+    (expected,) = oracle.run(written, [x[:, None]], flavour="xnnpack").values()
+    assert np.array_equal(names["y"], expected)

@@ -2,10 +2,11 @@
 
     make demo            (or: python -m experiments.demo [--out demo_out])
 
-One pass over 300 digits; every strategy's ranges come from it. Each candidate is quantized and run in exact integers on 700
+One pass over 200 digits; every strategy's ranges come from it. Each candidate is quantized and run in exact integers on 600
 selection digits; the one nearest to the float net wins. The winner is reported on 1,000 digits used for nothing else, written, and
 run in LiteRT. Beside it the same strategies with activations cut to 4 bits, which no runtime has (simulated), where less fits.
-Answer: ANSWER
+Answer: in int8 nearly every strategy that does not cut the logits reads the digits like the float net (minmax and the winner, a
+percentile of 99.999: 992 of 1,000, float 991); they differ in KL. All 40,000 output bytes equal. About 30 s on 2 cores.
 """
 
 from __future__ import annotations

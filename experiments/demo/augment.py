@@ -1,11 +1,11 @@
-"""Random small distortions of digits, so that 3,000 of them teach like many more."""
+"""Random small distortions of digits, so that 3,200 of them teach like many more."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 
-ROTATION, SCALE, SHEAR, SHIFT, ELASTIC = 0.22, 0.15, 0.2, 2.2, 0.8  # radians, ratio, ratio, pixels, pixels
+ROTATION, SCALE, SHEAR, SHIFT, ELASTIC = 0.19, 0.13, 0.17, 2.0, 0.75  # radians, ratio, ratio, pixels, pixels
 
 
 def augment(key: jax.Array, images: jax.Array) -> jax.Array:

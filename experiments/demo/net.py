@@ -9,7 +9,7 @@ import numpy as np
 from qsim.graph import Graph, Model, Node, Options, Tensor
 
 CLASSES = 10
-WIDTHS = (24, 48, 96)
+WIDTHS = (16, 48, 96)
 
 
 class Sketch:

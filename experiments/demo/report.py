@@ -9,7 +9,7 @@ from typing import Any
 
 from qsim_cli import screen
 
-from .scoring import Score, best, difference, is_tie, lost_won, wilson
+from .scoring import Score, best, difference, is_tie, lost_won, reads_alike, wilson
 
 Scores = Mapping[str, Mapping[str, Score]]  # setting -> strategy -> score
 
@@ -26,9 +26,13 @@ def selection(scores: Scores) -> None:
     heads = ["strategy", *(h for setting in scores for h in (f"{setting}: KL  ", "wrong"))]
     screen.table("", heads, rows, heads[1:])
     for setting, found in scores.items():
-        ties = sum(_mark(s, winners[setting]) == "~" for s in found.values())
-        others = f"{ties} of the other {len(found) - 1} cannot be told from it (~)"
-        screen.text(f"    {setting}: {winners[setting].name} is nearest (*); {others}")
+        winner = winners[setting]
+        others = [s for s in found.values() if s is not winner]
+        ties, alike = sum(is_tie(s, winner) for s in others), sum(reads_alike(winner, s) for s in others)
+        screen.text(
+            f"    {setting}: {winner.name} is nearest (*). Of the other {len(others)}, {ties} cannot be told from it by KL (~), "
+            f"{alike} not by the digits they read."
+        )
 
 
 def _mark(mine: Score, winner: Score) -> str:
@@ -41,15 +45,14 @@ def test(scores: Sequence[Score]) -> None:
     heads = ["net", "accuracy", "95 % interval", "lost / won", "gained, points (95 %)", "KL"]
     screen.table("", heads, [_cells(base, s) for s in scores], heads[1:])
     for s in others:
-        low, high = difference(*lost_won(base, s), len(s.right))
-        verdict = "not to be told from float" if low <= 0 <= high else "better than float" if low > 0 else "worse than float"
+        verdict = "not to be told from float" if reads_alike(base, s) else "unlike float"
         screen.text(f"    {s.name}: {verdict} on these {len(s.right)} digits")
 
 
 def _cells(base: Score, s: Score) -> list[str]:
     lost, won = lost_won(base, s)
     low, high = wilson(s.right)
-    cells = [s.name, f"{s.accuracy:.2%}", f"{100 * low:.2f} .. {100 * high:.2f}"]
+    cells = [s.name, f"{100 * s.accuracy:.2f} %", f"{100 * low:.2f} .. {100 * high:.2f}"]
     if s is base:
         return [*cells, "", "", ""]
     low, high = difference(lost, won, len(s.right))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 Z = 1.96  # 95 % of a normal distribution lie within Z standard deviations
+Z_MANY = 3.09  # the same 5 % spread over 25 comparisons
 FLOOR = 1 / 512  # half a step of an int8 probability: what a stored zero may stand for
 
 
@@ -57,12 +58,18 @@ def difference(lost: int, won: int, n: int) -> tuple[float, float]:
     return float(b - a - reach), float(b - a + reach)
 
 
+def reads_alike(a: Score, b: Score) -> bool:
+    """Whether the interval of the difference in accuracy holds zero."""
+    low, high = difference(*lost_won(a, b), len(a.right))
+    return low <= 0 <= high
+
+
 def best(scores: list[Score]) -> Score:
     """The smallest KL from the float net; the first of equals."""
     return min(scores, key=lambda s: s.kl)
 
 
 def is_tie(a: Score, b: Score) -> bool:
-    """Whether the mean paired difference in divergence lies within Z standard errors of zero."""
+    """Whether the mean paired difference in divergence lies within Z_MANY standard errors of zero: one of many comparisons."""
     d = a.divergence - b.divergence
-    return bool(abs(d.mean()) <= Z * d.std(ddof=1) / np.sqrt(len(d)))
+    return bool(abs(d.mean()) <= Z_MANY * d.std(ddof=1) / np.sqrt(len(d)))

@@ -1,0 +1,191 @@
+"""What the three modes promise beside LiteRT's integers: float close to LiteRT's float kernels, fake a faithful simulation with usable
+gradients, and one result whichever way a function is called."""
+
+from __future__ import annotations
+
+import generate
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qsim.errors import Unsupported
+from qsim.function import build
+from qsim.graph import Graph, Model, Node, Options, QParams, Tensor
+from qsim.ops import REGISTRY
+from qsim.writer import to_bytes
+
+FIRST = [r for r in generate.rows(REGISTRY, variants=1) if r.number == 0]
+INT8 = [r for r in FIRST if r.types[0][0] in ("int8", "float32") and r.types[1][0] in ("int8", "float32", "int32")]
+XNNPACK = [r for r in INT8 if r.flavour == "xnnpack"]
+RANGED = [
+    r
+    for r in generate.rows(REGISTRY, variants=1)
+    if r.flavour == "reference" and r.types[1] == ("int8",) and r.types[0][0] in ("int8", "float32")
+    if r.op.name != "CAST"  # keeps the stored number, whatever it stands for
+]
+
+
+def ids(rows):
+    return [pytest.param(r, id=str(r)) for r in rows]
+
+
+# float ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flavour", ["xnnpack", "reference"])
+@pytest.mark.parametrize("row", ids(generate.float_rows(REGISTRY, "xnnpack")))
+def test_float_mode_is_close_to_litert(row, flavour, oracle):
+    """Within 1e-6 of the largest value (at least 2: sums are larger than what a clamp leaves of them)."""
+    trial = generate.float_trial(row, 0)
+    theirs = oracle.run(to_bytes(trial.model), trial.inputs, flavour)
+    for t, mine in zip(trial.model.graph.outputs, build(trial.model, "float").batch(*trial.inputs), strict=True):
+        assert (mine.shape, mine.dtype) == (theirs[t].shape, theirs[t].dtype)
+        assert np.abs(mine - theirs[t]).max() <= 1e-6 * max(2.0, np.abs(theirs[t]).max())
+
+
+# fake ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", ids(RANGED))
+def test_fake_mode_is_within_a_step_of_integer_mode(row):
+    """The real function on snapped values, snapped, lies within one output step of the reference kernel's integers."""
+    trial = generate.trial(row, 0)
+    y = trial.model.graph.tensors[trial.model.graph.outputs[0]].qparams
+    reals = [_real(x, trial.model.graph.tensors[t]) for x, t in zip(trial.inputs, trial.model.graph.inputs, strict=True)]
+    fake = build(trial.model, "fake").batch(*reals)[0]
+    integer = build(trial.model, "integer", "reference").batch(*trial.inputs)[0]
+    steps = np.rint(fake / y.scale[0]) + y.zero_point[0]
+    assert np.abs(steps - integer).max() <= 1, f"{trial}\n{generate.describe(trial)}"
+
+
+def _real(x: np.ndarray, t: Tensor) -> np.ndarray:
+    if t.qparams is None:
+        return x
+    return ((x.astype(np.int64) - t.qparams.zero_point[0]) * np.float64(t.qparams.scale[0])).astype(np.float32)
+
+
+@pytest.mark.parametrize("row", ids([r for r in XNNPACK if r.types[0][0] == "int8" and r.types[1][0] == "int8"]))
+def test_fake_gradients_are_finite_and_not_all_zero(row):
+    """With respect to the data, the constants and every scale, on random codes of four draws."""
+    found = []
+    for draw in (0, 4, 8, 12):
+        trial = generate.trial(row, draw)
+        fn = build(trial.model, "fake")
+        reals = [_real(x[5], trial.model.graph.tensors[t]) for x, t in zip(trial.inputs, trial.model.graph.inputs, strict=True)]
+        found += jax.tree.leaves(_gradients(fn, reals))
+    assert all(bool(jnp.isfinite(g).all()) for g in found)
+    assert any(bool((g != 0).any()) for g in found)
+
+
+def _gradients(fn, reals):
+    """Of the sum of squared outputs with respect to (float constants, scales, data)."""
+    constants, qparams = fn.params["constants"], fn.params["qparams"]
+    floats = {t: c for t, c in constants.items() if c.dtype == jnp.float32}
+
+    def loss(floats, scales, xs):
+        moved = {t: QParams(scales[t], q.zero_point, q.low, q.high, q.axis) for t, q in qparams.items()}
+        return sum(jnp.sum(jnp.square(y)) for y in fn.apply({"constants": {**constants, **floats}, "qparams": moved}, *xs))
+
+    scales = {t: q.scale for t, q in qparams.items()}
+    return jax.grad(loss, argnums=(0, 1, 2))(floats, scales, tuple(map(jnp.asarray, reals)))
+
+
+def reshaped(scale: float, zero: int) -> Model:
+    """int8 RESHAPE, (1, 6) to (1, 2, 3), of one scale and zero point."""
+    q = QParams(np.array([scale], np.float32), np.array([zero]), -128, 127)
+    shape = Tensor(1, "shape", (3,), "int32", data=np.array([1, 2, 3], np.int32))
+    tensors = (Tensor(0, "x", (1, 6), "int8", q), shape, Tensor(2, "y", (1, 2, 3), "int8", q))
+    return Model((Graph(tensors, (Node(0, "RESHAPE", (0, 1), (2,), Options(new_shape=(1, 2, 3))),), (0,), (2,)),))
+
+
+def test_the_gradient_is_straight_through_inside_the_range_and_zero_outside():
+    fn = build(reshaped(0.5, 10), "fake")  # reals from -69 to 58.5
+    x = np.array([[-80.0, -68.9, -0.3, 0.26, 58.4, 70.0]], np.float32)
+    grad = jax.grad(lambda v: jnp.sum(fn.apply(fn.params, v)[0] * 3))(x)
+    assert np.array_equal(grad, [[0, 3, 3, 3, 3, 0]])
+    assert np.array_equal(fn(x)[0].reshape(-1), [-69.0, -69.0, -0.5, 0.5, 58.5, 58.5])
+
+
+def test_the_gradient_of_a_scale_is_the_rounding_error_inside_and_the_end_outside():
+    fn = build(reshaped(0.5, 10), "fake")
+    q = fn.params["qparams"][0]
+
+    def total(scale, x):
+        snapped = {0: QParams(scale, q.zero_point, q.low, q.high, q.axis)}
+        return jnp.sum(fn.apply({**fn.params, "qparams": snapped}, x)[0])
+
+    for value, wanted in ((0.3, 1 - 0.6), (-80.0, -138.0), (70.0, 117.0)):
+        x = np.full((1, 6), value, np.float32)
+        assert np.allclose(jax.grad(total)(q.scale, x), 6 * wanted, rtol=1e-5)
+
+
+# one result, however it is called ------------------------------------
+
+
+@pytest.mark.parametrize("row", ids([r for r in INT8 if r.flavour != "builtin"]))
+def test_integers_are_the_same_however_they_are_computed(row):
+    """Batched, one at a time, not jitted, and with x64 on."""
+    trial = generate.trial(row, 2)
+    fn = trial.model.function("integer", row.flavour)
+    batched = fn.batch(*trial.inputs)
+    sample = [x[4] for x in trial.inputs]
+    _same([b[4] for b in batched], fn(*sample))
+    with jax.disable_jit():
+        _same([b[4] for b in batched], fn._leave(fn.apply(fn.params, *map(jnp.asarray, sample))))
+    with jax.enable_x64(True):
+        _same(batched, trial.model.function("integer", row.flavour).batch(*trial.inputs))
+
+
+def _same(mine, theirs) -> None:
+    for a, b in zip(mine, theirs, strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        assert a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("mode", ["integer", "fake"])
+@pytest.mark.parametrize("row", ids([r for r in XNNPACK if r.types == (("int8",) * len(r.types[0]), ("int8",)) or "CONV" in r.op.name]))
+def test_stacked_parameters_give_what_separate_runs_give(row, mode):
+    trials = [generate.trial(row, d) for d in range(0, 32, 4)]
+    fn = build(trials[0].model, mode)
+    params = [p for t in trials if (p := _lowered(fn, t.model)) is not None and _form(p) == _form(fn.params)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+    inputs = [jnp.asarray(x[2]) if mode == "integer" else jnp.asarray(x[2], np.float32) / 16 for x in trials[0].inputs]
+    together = jax.jit(jax.vmap(fn.apply, in_axes=(0, *[None] * len(inputs)), axis_size=len(params)))(stacked, *inputs)
+    assert len(params) > 1
+    for n, p in enumerate(params):
+        for whole, one in zip(together, fn.jitted(p, *inputs), strict=True):
+            if mode == "integer":
+                assert np.array_equal(whole[n], one)
+            else:
+                y = p["qparams"][fn.graph.outputs[0]]
+                assert np.abs(np.asarray(whole[n] - one)).max() <= float(y.scale[0]) * 1.001  # a sum in another order, rounded
+
+
+def _lowered(fn, model: Model):
+    try:
+        return fn.lower(model)
+    except Unsupported:  # another static plan: a compile of its own
+        return None
+
+
+def _form(params) -> list:
+    return [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(params)]
+
+
+def test_a_second_model_of_the_same_structure_is_not_compiled_again():
+    row = next(r for r in XNNPACK if r.op.name == "CONV_2D")
+    trials = [generate.trial(row, d) for d in (0, 4)]
+    fn = trials[0].model.function()
+    traces = 0
+    run = fn.apply
+
+    def counted(*args):
+        nonlocal traces
+        traces += 1
+        return run(*args)
+
+    jitted = jax.jit(counted)
+    for t in trials:
+        jitted(fn.lower(t.model), *(x[0] for x in t.inputs))
+    assert traces == 1
