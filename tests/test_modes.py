@@ -66,23 +66,29 @@ def _real(x: np.ndarray, t: Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("row", ids([r for r in XNNPACK if r.types[0][0] == "int8" and r.types[1][0] == "int8"]))
-def test_fake_gradients_are_finite(row):
-    """With respect to the data, the constants and every scale."""
-    trial = generate.trial(row, 0)
-    fn = build(trial.model, "fake")
-    reals = [_real(x[5], trial.model.graph.tensors[t]) for x, t in zip(trial.inputs, trial.model.graph.inputs, strict=True)]
-    scales = {t: q.scale for t, q in fn.params["qparams"].items()}
+def test_fake_gradients_are_finite_and_not_all_zero(row):
+    """With respect to the data, the constants and every scale, on random codes of four draws."""
+    found = []
+    for draw in (0, 4, 8, 12):
+        trial = generate.trial(row, draw)
+        fn = build(trial.model, "fake")
+        reals = [_real(x[5], trial.model.graph.tensors[t]) for x, t in zip(trial.inputs, trial.model.graph.inputs, strict=True)]
+        found += jax.tree.leaves(_gradients(fn, reals))
+    assert all(bool(jnp.isfinite(g).all()) for g in found)
+    assert any(bool((g != 0).any()) for g in found)
 
-    def loss(constants, scales, *xs):
-        qparams = {t: QParams(scales[t], q.zero_point, q.low, q.high, q.axis) for t, q in fn.params["qparams"].items()}
-        return sum(jnp.sum(jnp.square(y)) for y in fn.apply({"constants": constants, "qparams": qparams}, *xs))
 
-    floats = {t: c for t, c in fn.params["constants"].items() if c.dtype == jnp.float32}
-    rest = {t: c for t, c in fn.params["constants"].items() if t not in floats}
-    grads = jax.grad(lambda c, s, xs: loss({**c, **rest}, s, *xs), argnums=(0, 1, 2))(floats, scales, tuple(map(jnp.asarray, reals)))
-    leaves = jax.tree.leaves(grads)
-    assert leaves and all(bool(jnp.isfinite(g).all()) for g in leaves)
-    assert any(bool((g != 0).any()) for g in leaves)
+def _gradients(fn, reals):
+    """Of the sum of squared outputs with respect to (float constants, scales, data)."""
+    constants, qparams = fn.params["constants"], fn.params["qparams"]
+    floats = {t: c for t, c in constants.items() if c.dtype == jnp.float32}
+
+    def loss(floats, scales, xs):
+        moved = {t: QParams(scales[t], q.zero_point, q.low, q.high, q.axis) for t, q in qparams.items()}
+        return sum(jnp.sum(jnp.square(y)) for y in fn.apply({"constants": {**constants, **floats}, "qparams": moved}, *xs))
+
+    scales = {t: q.scale for t, q in qparams.items()}
+    return jax.grad(loss, argnums=(0, 1, 2))(floats, scales, tuple(map(jnp.asarray, reals)))
 
 
 def reshaped(scale: float, zero: int) -> Model:
@@ -163,8 +169,8 @@ def _lowered(fn, model: Model):
         return None
 
 
-def _form(params) -> object:
-    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), params)
+def _form(params) -> list:
+    return [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(params)]
 
 
 def test_a_second_model_of_the_same_structure_is_not_compiled_again():
