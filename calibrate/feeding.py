@@ -128,11 +128,7 @@ def _by_port(wanted: tuple[Port, ...], item: Any, where: str) -> list[np.ndarray
     if len(item) != len(wanted):
         names = ", ".join(p.key for p in wanted)
         raise BadData("wrong number of arrays", where=where, found=len(item), expected=f"{len(wanted)} ({names})")
-    arrays = [np.asarray(a) for a in item]
-    for p, a in zip(wanted, arrays, strict=True):
-        if a.dtype.kind not in "fiub":
-            raise BadData("not numbers", where=f"{where}, {p.where}", found=a.dtype, expected=p.dtype)
-    return arrays
+    return [np.asarray(a) for a in item]
 
 
 def _by_name(wanted: tuple[Port, ...], item: Mapping[Any, Any], where: str) -> list[Any]:
@@ -150,6 +146,8 @@ def _by_name(wanted: tuple[Port, ...], item: Mapping[Any, Any], where: str) -> l
 
 def admit(port: Port, x: np.ndarray, scaling: Scaling, where: str) -> np.ndarray:
     """(n, *shape) in the port's type, values unchanged but for the scaling. Raises: BadData."""
+    if x.dtype.kind not in "fiub":
+        raise BadData("not numbers", where=where, found=x.dtype, expected=port.dtype)
     x = _shaped(port, x, where)
     if port.dtype == np.float32:
         return _as_reals(x, scaling, where)

@@ -56,6 +56,7 @@ def test_the_float_file_reads_98_percent_of_digits_it_never_saw(parts):
     assert train.accuracy(qsim.load(FLOAT_FILE), test) >= 0.98
 
 
+@pytest.mark.nightly
 def test_training_writes_what_it_learned_into_the_records(parts, tmp_path):
     some = digits.Digits(parts["train"].x[:200], parts["train"].y[:200])
     losses = []

@@ -23,7 +23,7 @@ def test_every_tensor_equals_litert(name, flavour, oracle, models_dir, record_pr
 def test_the_judge_sees_one_wrong_step(name, oracle, models_dir):
     """A zero point moved by one step in one op must show in that op, and in no other when each is judged alone."""
     model = realdata.net(name)
-    data = (models_dir / "nets" / f"{name}.tflite").read_bytes()
+    data = realdata.path(name).read_bytes()
     judge = exactness.Judge(model, "xnnpack", oracle, data)
     wrong = next(n.index for n in model.graph.nodes if n.op == "DEPTHWISE_CONV_2D")
     plan = judge.ops[wrong].params["plans"][0]

@@ -4,7 +4,7 @@
 
 Quantizes the float file (strategy STRATEGY, int8 input and output) into digits_int8.tflite and writes hashes.json: per flavour the
 sha256 of every tensor (stored codes) on `inputs()`, which come from raw PCG64 words, a stream that numpy promises to keep.
-Answer: the files; tests/test_demo.py compares on whatever device JAX uses.
+Answer: the files; made on an x86-64 CPU, compared by tests/test_demo.py on whatever device JAX uses.
 """
 
 from __future__ import annotations
