@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 import calibrate
+from calibrate.data import read_arrays
 from qsim.errors import BadData, BadRecipe, Unsupported
 from qsim.graph import Model
 from qsim.scheme import SCHEMES, Scheme
 
-from .samples import Samples, declared_domain, load_arrays, read
+from .samples import Samples, declared_domain, read
 from .screen import cells, progress, say, table
 from .values import Affine
 
@@ -134,7 +135,7 @@ def group_numbers(asked: str | None, data: Path, count: int) -> list[int] | None
         if int(asked) < 1:
             raise BadRecipe("--groups takes a number of samples above 0, or a key", found=asked)
         return (np.arange(count) // int(asked)).tolist()
-    arrays = {} if data.is_dir() else load_arrays(data)
+    arrays = {} if data.is_dir() else read_arrays(data)
     if asked not in arrays or arrays[asked].shape != (count,):
         raise BadData(f"no array {asked!r} with one group number a sample", where=str(data), found=", ".join(arrays) or "no arrays")
     return np.unique(arrays[asked], return_inverse=True)[1].tolist()
