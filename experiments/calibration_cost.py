@@ -1,7 +1,8 @@
 """Question: what does calibration cost beside a plain float pass, and what do a hundred strategies cost after it?
 
 Answer: CPU time of the pass per image as a multiple of the plain float pass over the same images (both compiled before, alternating,
-medians and minima), and the time for min/max, 59 percentiles and 40 norms for all tensors from the statistics.
+medians and minima), and the time for min/max, 59 percentiles and 40 norms for all tensors from the statistics. On resnet8 with one
+thread on a busy two-core machine: the pass 1.6 to 1.8 times the plain one, the hundred strategies 0.12 s of CPU time.
 
     QSIM_MODELS=... python experiments/calibration_cost.py [--net mlperf_resnet8_f32 ...] [--samples 512] [--rounds 7]
 """
