@@ -14,7 +14,7 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS)
 .PHONY: help demo test conformance nightly format readme clean
 
 help:
-	@echo "make demo         train, calibrate, quantize and check a digit classifier; writes demo_out/"
+	@echo "make demo         calibrate, quantize and check a digit classifier, LiteRT included; writes demo_out/"
 	@echo "make test         ruff, mypy and the tests (QSIM_MODELS=<folder of real models> adds those that need them)"
 	@echo "make conformance  the generated single-op models, many more draws"
 	@echo "make nightly      everything, the long runs included"

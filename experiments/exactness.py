@@ -79,7 +79,7 @@ def chunks(x: np.ndarray) -> Iterator[np.ndarray]:
 def exactness(name: str, flavour: str, oracle: Oracle, counts: tuple[int, int, int]) -> Mapping[str, Count]:
     """{"per op", "whole graph"}: counts over real, saturating and uniform inputs."""
     model = realdata.net(name)
-    judge = Judge(model, flavour, oracle, (realdata.root() / "nets" / f"{name}.tflite").read_bytes())
+    judge = Judge(model, flavour, oracle, realdata.path(name).read_bytes())
     per_op, whole = Count(), Count()
     for x in realdata.samples(name, model, counts).values():
         for part in chunks(x):

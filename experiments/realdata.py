@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import sets
 
 from qsim.graph import Model, Tensor
 from qsim.reader import load
@@ -22,69 +22,34 @@ EXACT = (
 )
 
 
-def root() -> Path:
-    named = os.environ.get("QSIM_MODELS")
-    if not named:
-        raise SystemExit("QSIM_MODELS is not set: it names the folder that holds nets/ and data/")
-    return Path(named)
+def path(name: str) -> Path:
+    return sets.root() / "nets" / f"{name}.tflite"
 
 
 def net(name: str) -> Model:
-    return load(root() / "nets" / f"{name}.tflite")
-
-
-def _array(name: str, key: str = "x") -> np.ndarray:
-    with np.load(root() / "data" / f"{name}.npz") as d:
-        return d[key]
-
-
-def _cifar() -> np.ndarray:
-    return _array("cifar10_ic01_lossless200").astype(np.float32)
-
-
-def _kws() -> np.ndarray:
-    with np.load(root() / "data" / "kws01_test500.npz") as d:
-        return (d["x_int8"].astype(np.float32) - d["zero_point"]) * d["scale"]
-
-
-def _vww() -> np.ndarray:
-    return _array("vww01_test300").astype(np.float32) / np.float32(255)
+    return load(path(name))
 
 
 def _ad01() -> np.ndarray:
-    """Windows of 5 consecutive frames, two of each recording."""
-    files = _array("ad01_test124x70")
-    return np.concatenate([files[:, t : t + 5].reshape(len(files), -1) for t in (0, 40)])
+    """Two windows of each recording."""
+    files, _ = sets.load("ad01_test124x70")
+    return files[:, (0, 40)].reshape(-1, files.shape[-1])
 
 
 def _mnist() -> np.ndarray:
-    images = _array("mnist5k")[_array("mnist5k", "test")]
-    return images[..., None].astype(np.float32) / np.float32(255)
-
-
-def _imagenet(size: int) -> Callable[[], np.ndarray]:
-    def read() -> np.ndarray:
-        import io
-        import zipfile
-
-        from PIL import Image
-
-        with zipfile.ZipFile(root() / "data" / "imagenet_sample_calib100_224.zip") as z:
-            names = sorted(n for n in z.namelist() if n.lower().endswith((".jpg", ".jpeg", ".png")))
-            images = [Image.open(io.BytesIO(z.read(n))).convert("RGB").resize((size, size), Image.Resampling.BILINEAR) for n in names]
-        return np.stack([np.asarray(i, np.float32) for i in images]) / np.float32(127.5) - np.float32(1)
-
-    return read
+    with np.load(sets.root() / "data" / "mnist5k.npz") as d:
+        return d["x"][d["test"]][..., None].astype(np.float32) / np.float32(255)
 
 
 SOURCES: dict[str, Callable[[], np.ndarray]] = {
-    "resnet8": _cifar,
-    "kws": _kws,
-    "vww96": _vww,
+    "resnet8": lambda: sets.load("cifar10_ic01_lossless200")[0],
+    "kws": lambda: sets.load("kws01_test500")[0],
+    "vww96": lambda: sets.load("vww01_test300")[0],
     "ad01": _ad01,
     "mnist": _mnist,
-    "_224": _imagenet(224),
-    "deeplabv3_257": _imagenet(257),
+    "_224": lambda: sets.load("imagenet_sample_calib100_224")[0],
+    "deeplabv3_257": lambda: sets.images("imagenet_sample_calib100_224", 257)[0],
+    "blazeface_front": lambda: sets.images("imagenet_sample_calib100_224", 128)[0],
 }
 
 

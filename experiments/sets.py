@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from realdata import root
 
 
 class Task(NamedTuple):
@@ -33,10 +34,17 @@ TASKS = {
 WINDOW = 5  # consecutive frames that make one input of ad01
 
 
+def root() -> Path:
+    named = os.environ.get("QSIM_MODELS")
+    if not named:
+        raise SystemExit("QSIM_MODELS is not set: it names the folder that holds nets/ and data/")
+    return Path(named)
+
+
 def load(name: str) -> tuple[np.ndarray, np.ndarray | None]:
     """(x real float32 (N, ...), labels or None). ad01: x is (files, windows, 640)."""
     if name.startswith("imagenet"):
-        return _images(name)
+        return images(name)
     with np.load(root() / "data" / f"{name}.npz") as d:
         y = d["y"] if "y" in d.files else None
         if name.startswith("kws"):
@@ -61,7 +69,7 @@ def _unit(x: np.ndarray) -> np.ndarray:
 _FORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"vww01": _unit, "mnist5k": _unit, "ad01": windows}
 
 
-def _images(name: str, size: int = 224) -> tuple[np.ndarray, np.ndarray]:
+def images(name: str, size: int = 224) -> tuple[np.ndarray, np.ndarray]:
     from PIL import Image
 
     with zipfile.ZipFile(root() / "data" / f"{name}.zip") as z:

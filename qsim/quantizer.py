@@ -12,7 +12,7 @@ from .errors import BadRecipe, Unsupported
 from .graph import Graph, Model, Node
 from .layout import Layout, layout, record
 from .ranges import GroupRange, group_ranges
-from .report import AS_IT_WAS, GuardRow, OpRow, RepairRow, Report, TensorRow
+from .report import AS_IT_WAS, GuardRow, OpRow, RepairRow, Report, TensorRow, some
 from .scheme import INT8, Scheme
 from .solve import Conflict, Solution, Variable, largest_input, owner, solve
 from .weights import DEAD, least_scales, plain_scales
@@ -160,7 +160,7 @@ def _notes(model: Model, plan: Layout, given: list[GroupRange], solution: Soluti
     if len(model.graphs) > 1:
         yield f"only the primary graph was quantized; {len(model.graphs) - 1} other subgraphs are as they were"
     for text in dict.fromkeys(r.note for r in given if r.note):
-        yield f"ranges {text}: " + "; ".join(_owner_name(graph, plan, ("group", i)) for i, r in enumerate(given) if r.note == text)
+        yield f"ranges {text}: " + some([_owner_name(graph, plan, ("group", i)) for i, r in enumerate(given) if r.note == text])
     for node, position in sorted(plan.requantized):
         yield f"{_place(graph, node)}: input {position} keeps its dictated parameters and is requantized for this op"
     for node, reason in solution.unmet:
@@ -168,7 +168,7 @@ def _notes(model: Model, plan: Layout, given: list[GroupRange], solution: Soluti
     yield from _left_float(graph, plan, io)
     unused = [graph.key(graph.find(k)) for k in ranges if graph.find(k) not in plan.group_of]
     if unused:
-        yield f"ranges given but not needed: {', '.join(unused)}"
+        yield f"ranges given but not needed: {some(unused)}"
 
 
 def _left_float(graph: Graph, plan: Layout, io: str) -> Iterator[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 AS_IT_WAS = "as it was"
+LONGEST = 60  # characters of a printed cell; the rows themselves hold everything
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Report:
         lines = [f"scheme {self.scheme}, model input and output {self.io}: {len(self.ops) - kept} ops quantized, {kept} as they were"]
         for title, rows in self.sections().items():
             lines += [f"{title}:", *_table(rows)] if rows else []
-        return "\n".join([*lines, *(f"note: {n}" for n in self.notes)])
+        return "\n".join([*lines, *(f"note: {printable(n)}" for n in self.notes)])
 
 
 def _table(rows: Sequence[Any]) -> list[str]:
@@ -97,4 +98,15 @@ def _table(rows: Sequence[Any]) -> list[str]:
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    text = f"{value:.6g}" if isinstance(value, float) else printable(str(value))
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+
+
+def printable(text: str) -> str:
+    """Names come from files: whatever could act on a terminal becomes a question mark."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def some(names: Sequence[str], most: int = 4) -> str:
+    """The first names of a list and how many more there are."""
+    return "; ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

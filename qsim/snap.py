@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -14,15 +15,28 @@ from .graph import QParams
 def snap(x: Any, q: QParams) -> Any:
     """scale * (clip(round_half_even(x / scale), low - z, high - z)): x on the grid of q.
 
-    x: float32, any shape; per channel along `q.axis` where q has several scales. *Gradient*: straight through the rounding inside the
-    range and zero outside for x; for the scale r - x/scale inside and low - z or high - z outside (LSQ, Esser et al. 2020, eq. 3).
+    x: float32, any shape; per channel along `q.axis` where q has several scales. *Gradient* for x: straight through the rounding
+    inside the range (ends included), zero outside; for the scale r - x/scale inside and low - z or high - z outside (LSQ, Esser et
+    al. 2020, eq. 3).
     *Differs*: the kernels' own QUANTIZE differ in how they divide and round ties; fake mode is a simulation and uses this one rule.
     """
     scale, zero = _along(q.scale, x, q.axis, np.float32), _along(q.zero_point, x, q.axis, np.float32)
     low, high = (jnp.asarray(v).astype(np.float32) for v in (q.low, q.high))
-    inside = jnp.minimum(jnp.maximum(x * (np.float32(1) / scale), low - zero), high - zero)
+    inside = _clip(x * (np.float32(1) / scale), low - zero, high - zero)
     rounded = inside + lax.stop_gradient(jnp.round(inside) - inside)
     return rounded * scale
+
+
+@jax.custom_jvp
+def _clip(x: Any, low: Any, high: Any) -> Any:
+    """min(max(x, low), high) whose gradient counts the ends as inside: values already on the grid often lie exactly there."""
+    return jnp.minimum(jnp.maximum(x, low), high)
+
+
+@_clip.defjvp
+def _clip_jvp(primals: tuple, tangents: tuple) -> tuple:
+    (x, low, high), (dx, dlow, dhigh) = primals, tangents
+    return _clip(x, low, high), jnp.where(x < low, dlow, jnp.where(x > high, dhigh, dx))
 
 
 def dequantize(codes: Any, q: QParams) -> np.ndarray:

@@ -168,7 +168,7 @@ def _operands(state: _State, site: _Site) -> Operands:
     weights = weight_scales(found, scale[0], reach, state.scheme.weight, state.scheme.per_channel)
     worst = float((found.bias + reach * found.total).max(initial=0.0))
     if not np.isfinite(weights).all() or scale[0] * float(weights.max(initial=0.0)) > 2.0**100:
-        raise Conflict(site.node.index, "its bias scale would leave float32")
+        raise Conflict(site.node.index, "no legal scales: the bias scale would leave float32")
     return Operands(scale, site.node.options, float(weights.max(initial=0.0)), worst, constants)
 
 

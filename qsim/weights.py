@@ -106,5 +106,6 @@ def quantize_constant(values: np.ndarray, q: QParams, type_name: str = "int8") -
 
 def round_up(scales: np.ndarray) -> np.ndarray:
     """The smallest float32 that is not below each float64."""
-    rounded = np.asarray(scales, np.float64).astype(np.float32)
+    with np.errstate(over="ignore"):  # infinity is the caller's to refuse
+        rounded = np.asarray(scales, np.float64).astype(np.float32)
     return np.where(rounded < scales, np.nextafter(rounded, np.float32(np.inf)), rounded).astype(np.float32)

@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from . import options as o
-from .screen import cells, emit, table, text
+from .screen import emit, table, text
 
 Ranges = Annotated[Path, Parameter(name=["--output", "-o"], help="RANGES.json to write.")]
 
-Form = Annotated[Literal["qsim", "ai-edge-quantizer"], Parameter(help="Form of the JSON: ours, or ai-edge-quantizer's calibration result.")]
+Form = Annotated[Literal["qsim", "aeq"], Parameter(help="Form of the JSON: ours, or the calibration result of ai-edge-quantizer.")]
 
 
 def command(
@@ -50,12 +50,11 @@ def command(
 
     asked = Request(data, strategy, scheme, Affine(input_scale, input_offset), input_range, task, groups)
     found = choose_ranges(loaded, asked)
-    calibrate.save_ranges(output, found.ranges, model=loaded, form=form, force=force)
+    calibrate.save_ranges(output, found.ranges, form=form, model=loaded, strategy=found.words, force=force)
     if json:
         emit({"output": str(output), **found.facts(), "ranges": {k: list(v) for k, v in found.ranges.items()}})
         return 0
-    if found.rows:
-        table("strategies compared", list(found.rows[0]), (cells(r) for r in found.rows))
+    found.show()
     rows = ((k, f"{low:.6g}", f"{high:.6g}") for k, (low, high) in found.ranges.items())
     table(f"ranges by {found.words} from {found.samples} samples, real units", ("tensor", "low", "high"), rows, numeric=("low", "high"))
     text(f"wrote {output}")

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 
 import calibrate
+from calibrate.data import read_arrays
 from qsim.errors import BadData, BadRecipe, Unsupported
 from qsim.graph import Model
 from qsim.scheme import SCHEMES, Scheme
 
-from .samples import Samples, declared_domain, load_arrays, read
-from .screen import progress, say
+from .samples import Samples, declared_domain, read
+from .screen import cells, progress, say, table
 from .values import Affine
 
 BATCH = 256  # samples read at once
-CANDIDATES = 10  # about how often `auto` runs over the data, for the progress bar
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +44,12 @@ class Choice:
     samples: int
     rows: list[dict[str, Any]]
     notes: tuple[str, ...]
+
+    def show(self) -> None:
+        """Print how it was decided: the compared strategies, the chosen one marked."""
+        if self.rows:
+            shown = [{**r, "chosen": "*" if r.get("chosen") else ""} for r in self.rows]
+            table("strategies compared", list(shown[0]), (cells(r) for r in shown))
 
     def facts(self) -> dict[str, Any]:
         return {"strategy": self.words, "samples": self.samples, "candidates": self.rows, "assumed": list(self.notes)}
@@ -80,23 +86,23 @@ def choose_ranges(model: Model, asked: Request) -> Choice:
     with progress("observing", len(samples)) as step:
         stats = calibrate.observe(model, Batches(samples), progress=_steps(step))
     ranges = calibrate.ranges(model, stats, asked.strategy, scheme=scheme, input_range=domain)
-    return _chosen(ranges, asked.strategy, samples, [], why)
+    return _chosen(ranges, asked.strategy, samples, [], (why,))
 
 
 def _auto(model: Model, samples: Samples, asked: Request, scheme: Scheme, domain: Any, why: str) -> Choice:
     groups = group_numbers(asked.groups, asked.data, len(samples))
-    found, table = calibrate.choose(model, Batches(samples), scheme, task=asked.task, groups=groups, input_range=domain)
-    rows = table.rows() if hasattr(table, "rows") else list(table)
-    return _chosen(found, "auto", samples, rows, why)
+    with progress("comparing strategies", None) as step:
+        ranges, compared = calibrate.choose(
+            model, Batches(samples), scheme, task=asked.task, groups=groups, input_range=domain, progress=_steps(step)
+        )  # fmt: skip
+    return _chosen(ranges, f"auto, {compared.chosen}", samples, compared.rows(), (why, compared.words, *compared.notes))
 
 
-def _chosen(ranges: Any, strategy: str, samples: Samples, rows: list[dict[str, Any]], why: str) -> Choice:
+def _chosen(ranges: Any, words: str, samples: Samples, rows: list[dict[str, Any]], notes: tuple[str, ...]) -> Choice:
     """The choice, with what the calibration itself noted told as well."""
-    assumed = tuple(n for n in getattr(ranges, "notes", ()))
-    for note in assumed:
+    for note in (*notes[1:], *ranges.notes):
         say(f"note: {note}")
-    words = getattr(ranges, "strategy", "") or strategy
-    return Choice(ranges, words if strategy != "auto" else f"auto ({words})", len(samples), rows, (*samples.notes, why, *assumed))
+    return Choice(ranges, words, len(samples), rows, (*samples.notes, *notes, *ranges.notes))
 
 
 def _steps(step: Any) -> Any:
@@ -121,15 +127,15 @@ def _domain(samples: Samples, asked: Request) -> tuple[tuple[float, float] | Non
     return declared, f"input range {declared[0]:g} .. {declared[1]:g}: all that {samples.stored[0]} data can hold"
 
 
-def group_numbers(asked: str | None, data: Path, count: int) -> np.ndarray | None:
+def group_numbers(asked: str | None, data: Path, count: int) -> list[int] | None:
     """A group number per sample: blocks of N samples in a row, or the array of that key in the data file."""
     if asked is None:
         return None
     if asked.isdigit():
         if int(asked) < 1:
             raise BadRecipe("--groups takes a number of samples above 0, or a key", found=asked)
-        return np.arange(count) // int(asked)
-    arrays = {} if data.is_dir() else load_arrays(data)
+        return (np.arange(count) // int(asked)).tolist()
+    arrays = {} if data.is_dir() else read_arrays(data)
     if asked not in arrays or arrays[asked].shape != (count,):
         raise BadData(f"no array {asked!r} with one group number a sample", where=str(data), found=", ".join(arrays) or "no arrays")
-    return np.unique(arrays[asked], return_inverse=True)[1]
+    return np.unique(arrays[asked], return_inverse=True)[1].tolist()

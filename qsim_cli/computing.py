@@ -17,7 +17,7 @@ from qsim.graph import Model
 from .samples import Samples
 from .screen import progress
 
-PART = 4096  # samples held at once as reals
+PART = 1024  # samples held at once as reals
 TRIED = 64  # samples that a new model is tried on
 
 

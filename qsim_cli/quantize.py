@@ -99,8 +99,9 @@ def _report(made: Model, output: Path, found: Choice | None, told: list[str], js
     if json:
         facts = {"output": str(output), "bytes": size, "scheme": report.scheme, "io": report.io}
         return emit({**facts, **choice, **sections, "notes": list(report.notes), "warnings": told})
-    compared = {"strategies compared": found.rows} if found else {}
-    for title, rows in (compared | sections).items():
+    if found:
+        found.show()
+    for title, rows in sections.items():
         if rows and title not in ("ops", "tensors"):
             table(title, list(rows[0]), (cells(row) for row in rows))
     for row in report.kept_float:

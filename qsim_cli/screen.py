@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,9 +35,17 @@ def warn(message: str) -> None:
 
 
 def emit(value: Any) -> None:
-    """The result as one JSON document on stdout (ASCII: names from files stay inert)."""
-    json.dump(value, sys.stdout, indent=2, default=_plain, allow_nan=False)
+    """The result as one JSON document on stdout (ASCII: names from files stay inert; numbers JSON does not know become null)."""
+    json.dump(_finite(value), sys.stdout, indent=2, default=_plain, allow_nan=False)
     sys.stdout.write("\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(value: Any) -> Any:

@@ -151,11 +151,10 @@ def test_run_gives_the_same_for_every_way_to_hand_in_the_data(capsys, here):
     np.savez("named.npz", image=x)
     np.savez("indexed.npz", t0=x[:, None])
     np.savez("any.npz", whatever=x.astype(np.float64))
-    np.savez("narrow.npz", whatever=x[..., 0])
     np.save("plain.npy", x)
     run(capsys, "run", "net.tflite", "data.npz", "-o", "out.npz", *AFFINE)
     expected = np.load("out.npz")["t12"]
-    for name in ("named.npz", "indexed.npz", "any.npz", "narrow.npz", "plain.npy"):
+    for name in ("named.npz", "indexed.npz", "any.npz", "plain.npy"):
         code, _, err = run(capsys, "run", "net.tflite", name, "-o", "other.npz", "--force")
         assert code == 0, err
         assert np.array_equal(np.load("other.npz")["t12"], expected), name
@@ -178,16 +177,16 @@ def save_nan(path: str) -> None:
 
 
 BAD_DATA = {
-    "missing": (lambda p: None, "No such file"),
-    "text": (lambda p: Path(p).write_text("hello"), "neither an .npz nor an .npy"),
-    "empty file": (lambda p: Path(p).write_bytes(b""), "neither an .npz nor an .npy"),
+    "missing": (lambda p: None, "no such file"),
+    "text": (lambda p: Path(p).write_text("hello"), "cannot be read as .npz or .npy"),
+    "empty file": (lambda p: Path(p).write_bytes(b""), "cannot be read as .npz or .npy"),
     "truncated": (lambda p: Path(p).write_bytes(Path("data.npz").read_bytes()[:900]), "bad.npz"),
-    "pickle": (lambda p: np.savez(p, x=np.array([{}], object)), "never unpickled"),
+    "pickle": (lambda p: np.savez(p, x=np.array([{}], object)), "Python objects"),
     "no samples": (lambda p: np.savez(p, x=np.zeros((0, 8, 8, 1), np.float32)), "no samples"),
-    "shape": (lambda p: np.savez(p, x=np.zeros((4, 9, 8, 1), np.float32)), "(N, 1, 8, 8, 1) or (N, 8, 8, 1)"),
+    "shape": (lambda p: np.savez(p, x=np.zeros((4, 9, 8, 1), np.float32)), "expected (N, 8, 8, 1)"),
     "nan": (save_nan, "sample 3"),
-    "strings": (lambda p: np.savez(p, x=np.full((2, 8, 8, 1), "a")), "wrong type of data"),
-    "ambiguous": (lambda p: np.savez(p, a=np.zeros((2, 8, 8, 1)), b=np.zeros((2, 8, 8, 1))), "'image' or 't0'"),
+    "strings": (lambda p: np.savez(p, x=np.full((2, 8, 8, 1), "a")), "not numbers"),
+    "ambiguous": (lambda p: np.savez(p, a=np.zeros((2, 8, 8, 1)), b=np.zeros((2, 8, 8, 1))), "no array for image"),
 }
 
 
@@ -310,3 +309,112 @@ def test_explain_lists_every_op(capsys, here):
     code, out, _ = run(capsys, "explain", "net.tflite")
     assert code == 0 and out.count("float: the real function") == 5
     assert [o["op"] for o in result(capsys, "explain", "net.tflite")["ops"]][-1] == "SOFTMAX"
+
+
+# calibrate, quantize
+
+
+def same_outputs_in_litert(oracle, path: str, x: np.ndarray) -> bool:
+    (y,) = qsim.load(path).function().batch(x)
+    (expected,) = oracle.run(Path(path).read_bytes(), [x[:, None] if x.ndim == 4 else x]).values()
+    return y.dtype == expected.dtype and np.array_equal(y, expected)
+
+
+@pytest.mark.parametrize("io", ["float32", "int8", "uint8"])
+def test_quantize_writes_a_file_that_litert_runs_alike(capsys, here, oracle, io):
+    done = result(capsys, "quantize", "net.tflite", "--data", "data.npz", "-o", "q.tflite", "--io", io, "--strategy", "minmax", *AFFINE)
+    assert done["io"] == io and done["strategy"] == "minmax" and done["samples"] == 48 and not done["warnings"]
+    assert len(done["ops"]) == 5 and {row["stored"] for row in done["ops"]} == {"int8"}
+    model = qsim.load("q.tflite")
+    assert [model.graph.tensors[t].type for t in (*model.graph.inputs, *model.graph.outputs)] == [io, io]
+    x = np.load("data.npz")["x"] / 64.0 - 2
+    if io != "float32":
+        q = model.graph.tensors[model.graph.inputs[0]].qparams
+        x = np.clip(np.rint(x / q.scale[0]) + q.zero_point[0], q.low, q.high).astype(io)
+    assert same_outputs_in_litert(oracle, "q.tflite", x.astype(np.float32) if io == "float32" else x)
+    found = result(capsys, "eval", "q.tflite", "data.npz", "--against", "net.tflite", *AFFINE)
+    assert found["agreement"] > 0.9 and found["sqnr_db"] > 25
+
+
+def test_auto_compares_strategies_and_says_so(capsys, here):
+    done = result(capsys, "calibrate", "net.tflite", "--data", "data.npz", "-o", "r.json", *AFFINE)
+    assert done["strategy"].startswith("auto, ")
+    assert sum(row["chosen"] for row in done["candidates"]) == 1 and len(done["candidates"]) > 3
+    assert any("input range -2 .. 1.98" in note for note in done["assumed"])
+    np.savez("few.npz", x=np.load("data.npz")["x"][:20])
+    code, out, err = run(capsys, "calibrate", "net.tflite", "--data", "few.npz", "-o", "few.json", *AFFINE)
+    assert code == 0 and "too few" in err and "minmax" in out
+
+
+def test_ranges_in_a_file_give_the_same_model_as_data(capsys, here):
+    common = ("--strategy", "percentile:99.9", *AFFINE)
+    assert run(capsys, "quantize", "net.tflite", "--data", "data.npz", "-o", "direct.tflite", *common)[0] == 0
+    for form in ("qsim", "aeq"):
+        assert run(capsys, "calibrate", "net.tflite", "--data", "data.npz", "-o", f"{form}.json", "--form", form, *common)[0] == 0
+        assert run(capsys, "quantize", "net.tflite", "--ranges", f"{form}.json", "-o", f"{form}.tflite")[0] == 0
+        assert Path(f"{form}.tflite").read_bytes() == Path("direct.tflite").read_bytes()
+
+
+def test_the_declared_range_is_the_inputs(capsys, here):
+    for extra, expected in (((), [-2.0, 255 / 64 - 2]), (("--input-range", "-3,2"), [-3.0, 2.0]), (("--input-range=-1/2,1",), [-0.5, 1.0])):
+        done = result(
+            capsys, "calibrate", "net.tflite", "--data", "data.npz", "-o", "r.json", "--force", "--strategy", "mse", *AFFINE, *extra
+        )
+        assert done["ranges"]["image"] == expected
+    np.savez("floats.npz", x=(np.load("data.npz")["x"] / 64 - 2).astype(np.float32))
+    done = result(capsys, "calibrate", "net.tflite", "--data", "floats.npz", "-o", "r.json", "--force", "--strategy", "mse")
+    x = np.load("floats.npz")["x"]
+    assert done["ranges"]["image"] == [float(x.min()), float(x.max())]
+    assert any("--input-range" in note for note in done["assumed"])
+
+
+def test_samples_of_a_group_stay_together(capsys, here):
+    with np.load("data.npz") as data:
+        np.savez("grouped.npz", x=data["x"], film=np.arange(48) // 4)
+    for groups in ("4", "film"):
+        done = result(
+            capsys, "calibrate", "net.tflite", "--data", "grouped.npz", "-o", "r.json", "--groups", groups, "--force", *AFFINE
+        )  # fmt: skip
+        assert any("8 of 48" in note for note in done["assumed"]), done["assumed"]
+    assert run(capsys, "calibrate", "net.tflite", "--data", "grouped.npz", "-o", "no.json", "--groups", "scene", *AFFINE)[0] == 5
+
+
+@pytest.mark.parametrize(
+    "arguments, code, hint",
+    [
+        (["--data", "data.npz", "--strategy", "mximum"], 2, "minmax"),
+        (["--data", "data.npz", "--scheme", "int3"], 4, "int8"),
+        (["--data", "data.npz", "--ranges", "r.json"], 2, "--data or --ranges"),
+        ([], 2, "--data or --ranges"),
+        (["--ranges", "nowhere.json"], 5, "nowhere.json"),
+        (["--data", "data.npz", "--io", "int16"], 2, "int8"),
+        (["--data", "data.npz", "--input-range", "1,0"], 2, "lo must be below hi"),
+        (["--data", "data.npz", "--input-scale", "1/0"], 2, "not a number"),
+    ],
+)
+def test_quantize_refuses_with_the_way_out(capsys, here, arguments, code, hint):
+    got, _, err = run(capsys, "quantize", "net.tflite", *arguments, "-o", "q.tflite")
+    assert got == code and hint in err
+    assert not Path("q.tflite").exists()
+
+
+def test_a_quantized_source_is_refused(capsys, here):
+    assert run(capsys, "quantize", "net.tflite", "--data", "data.npz", "-o", "q.tflite", "--strategy", "minmax", *AFFINE)[0] == 0
+    for verb, target in (("quantize", "again.tflite"), ("calibrate", "r.json")):
+        code, _, err = run(capsys, verb, "q.tflite", "--data", "data.npz", "-o", target, *AFFINE)
+        assert code == 4 and "quantized already" in err
+
+
+def test_ranges_of_another_model_are_refused(capsys, here):
+    Path("r.json").write_text('{"imagine": {"min": [0], "max": [1]}}')
+    code, _, err = run(capsys, "quantize", "net.tflite", "--ranges", "r.json", "-o", "q.tflite")
+    assert code == 5 and "imagine" in err and "image" in err  # the nearest name
+
+
+def test_inputs_outside_the_domain_and_dead_outputs_are_told(capsys, here):
+    run(capsys, "quantize", "net.tflite", "--data", "data.npz", "-o", "q.tflite", "--strategy", "minmax", *AFFINE)
+    code, _, err = run(capsys, "run", "q.tflite", "data.npz", "-o", "out.npz")  # the scaling was forgotten
+    assert code == 0 and "lies outside -2 .. 1.98" in err and "--input-scale" in err
+    np.savez("flat.npz", x=np.zeros((9, 8, 8, 1), np.float32))
+    code, _, err = run(capsys, "run", "q.tflite", "flat.npz", "-o", "flat_out.npz")
+    assert code == 0 and "the same for all 9 samples" in err

@@ -66,23 +66,29 @@ def _real(x: np.ndarray, t: Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("row", ids([r for r in XNNPACK if r.types[0][0] == "int8" and r.types[1][0] == "int8"]))
-def test_fake_gradients_are_finite(row):
-    """With respect to the data, the constants and every scale."""
-    trial = generate.trial(row, 0)
-    fn = build(trial.model, "fake")
-    reals = [_real(x[5], trial.model.graph.tensors[t]) for x, t in zip(trial.inputs, trial.model.graph.inputs, strict=True)]
-    scales = {t: q.scale for t, q in fn.params["qparams"].items()}
+def test_fake_gradients_are_finite_and_not_all_zero(row):
+    """With respect to the data, the constants and every scale, on random codes of four draws."""
+    found = []
+    for draw in (0, 4, 8, 12):
+        trial = generate.trial(row, draw)
+        fn = build(trial.model, "fake")
+        reals = [_real(x[5], trial.model.graph.tensors[t]) for x, t in zip(trial.inputs, trial.model.graph.inputs, strict=True)]
+        found += jax.tree.leaves(_gradients(fn, reals))
+    assert all(bool(jnp.isfinite(g).all()) for g in found)
+    assert any(bool((g != 0).any()) for g in found)
 
-    def loss(constants, scales, *xs):
-        qparams = {t: QParams(scales[t], q.zero_point, q.low, q.high, q.axis) for t, q in fn.params["qparams"].items()}
-        return sum(jnp.sum(jnp.square(y)) for y in fn.apply({"constants": constants, "qparams": qparams}, *xs))
 
-    floats = {t: c for t, c in fn.params["constants"].items() if c.dtype == jnp.float32}
-    rest = {t: c for t, c in fn.params["constants"].items() if t not in floats}
-    grads = jax.grad(lambda c, s, xs: loss({**c, **rest}, s, *xs), argnums=(0, 1, 2))(floats, scales, tuple(map(jnp.asarray, reals)))
-    leaves = jax.tree.leaves(grads)
-    assert leaves and all(bool(jnp.isfinite(g).all()) for g in leaves)
-    assert any(bool((g != 0).any()) for g in leaves)
+def _gradients(fn, reals):
+    """Of the sum of squared outputs with respect to (float constants, scales, data)."""
+    constants, qparams = fn.params["constants"], fn.params["qparams"]
+    floats = {t: c for t, c in constants.items() if c.dtype == jnp.float32}
+
+    def loss(floats, scales, xs):
+        moved = {t: QParams(scales[t], q.zero_point, q.low, q.high, q.axis) for t, q in qparams.items()}
+        return sum(jnp.sum(jnp.square(y)) for y in fn.apply({"constants": {**constants, **floats}, "qparams": moved}, *xs))
+
+    scales = {t: q.scale for t, q in qparams.items()}
+    return jax.grad(loss, argnums=(0, 1, 2))(floats, scales, tuple(map(jnp.asarray, reals)))
 
 
 def reshaped(scale: float, zero: int) -> Model:
@@ -91,6 +97,18 @@ def reshaped(scale: float, zero: int) -> Model:
     shape = Tensor(1, "shape", (3,), "int32", data=np.array([1, 2, 3], np.int32))
     tensors = (Tensor(0, "x", (1, 6), "int8", q), shape, Tensor(2, "y", (1, 2, 3), "int8", q))
     return Model((Graph(tensors, (Node(0, "RESHAPE", (0, 1), (2,), Options(new_shape=(1, 2, 3))),), (0,), (2,)),))
+
+
+def test_a_quantized_constant_keeps_its_codes_on_the_way_to_an_op():
+    """A reshaped int8 constant is no host value: integer mode carries its codes, float and fake mode its reals."""
+    codes = np.array([[100, -100, 5, 1, 2, 3]], np.int8)
+    model = reshaped(0.1, 5)
+    graph = model.graph
+    constant = graph.tensors[0].but(data=codes)
+    model = model.but(graphs=(graph.but(tensors=(constant, *graph.tensors[1:]), inputs=()),))
+    assert np.array_equal(build(model, "integer")()[0].reshape(-1), codes[0])
+    for mode in ("float", "fake"):
+        assert np.allclose(build(model, mode)()[0].reshape(-1), (codes[0].astype(np.int64) - 5) * 0.1, rtol=1e-6)
 
 
 def test_the_gradient_is_straight_through_inside_the_range_and_zero_outside():
@@ -163,8 +181,8 @@ def _lowered(fn, model: Model):
         return None
 
 
-def _form(params) -> object:
-    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), params)
+def _form(params) -> list:
+    return [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(params)]
 
 
 def test_a_second_model_of_the_same_structure_is_not_compiled_again():

@@ -23,6 +23,7 @@ QSIM = {
     "QsimError", "BadModel", "Malformed", "Invalid", "TooLarge", "NewerSchema", "Unsupported", "BadData", "BadRange", "BadRecipe",
     "WriteFailed", "OracleFailed",
 }  # fmt: skip
+CALIBRATE = {"observe", "Statistics", "load_statistics", "ranges", "choose", "save_ranges", "load_ranges", "open_data"}
 HEAVY = ("numpy", "jax", "jaxlib", "scipy", "optax", "tflite", "flatbuffers", "altair", "PIL", "ai_edge_litert")
 
 
@@ -53,7 +54,7 @@ def test_every_module_imports(name):
     importlib.import_module(name)
 
 
-@pytest.mark.parametrize("package, names", [(qsim, QSIM)], ids=["qsim"])
+@pytest.mark.parametrize("package, names", [(qsim, QSIM), (calibrate, CALIBRATE)], ids=["qsim", "calibrate"])
 def test_public_names_are_exactly_these_and_resolve(package, names):
     for module in modules():
         importlib.import_module(module)  # a module named like a function would now shadow it

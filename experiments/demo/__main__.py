@@ -5,12 +5,14 @@
 One pass over 200 digits; every strategy's ranges come from it. Each candidate is quantized and run in exact integers on 600
 selection digits; the one nearest to the float net wins. The winner is reported on 1,000 digits used for nothing else, written, and
 run in LiteRT. Beside it the same strategies with activations cut to 4 bits, which no runtime has (simulated), where less fits.
-Answer: ANSWER
+Answer: in int8 nearly every strategy that does not cut the logits reads the digits like the float net (minmax and the winner, a
+percentile of 99.999: 992 of 1,000, float 991); they differ in KL. All 40,000 output bytes equal. About 30 s on 2 cores.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -142,7 +144,15 @@ def compare(model: Model, path: Path, x: np.ndarray) -> tuple[int, int]:
 def farewell(found: Result, out: Path, seconds: float) -> None:
     text("\nEvery output byte equal." if not found.different else "\nNOT EQUAL: this should not happen; please report it.")
     text(f"Done in {seconds:.0f} s. Look at {out / 'selection.html'} in a browser (or {out / 'selection.png'}); numbers: {out}/*.csv.")
-    text(f"Try next: qsim inspect {out / 'digits_int8.tflite'}, and qsim explain {out / 'digits_int8.tflite'} --op 1")
+    beside = Path(sys.executable).with_name("qsim")
+    qsim_command, file = beside if beside.exists() else "qsim", out / "digits_int8.tflite"
+    text(f"Try next: {_short(qsim_command)} inspect {file}, and {_short(qsim_command)} explain {file} --op 1")
+
+
+def _short(path: Path | str) -> str:
+    """Relative to the working directory where it lies below it."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if isinstance(path, Path) and path.is_relative_to(here) else str(path)
 
 
 def main() -> int:

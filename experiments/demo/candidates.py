@@ -11,7 +11,7 @@ import calibrate
 import qsim
 from qsim.errors import Unsupported
 from qsim.function import Function
-from qsim.graph import Model, QParams
+from qsim.graph import Graph, Model, QParams
 from qsim.scheme import affine
 
 from .strategies import Strategy
@@ -48,15 +48,15 @@ class Compiled:
         """Probabilities (n, 10). bits: below 8, the width of activations between the first and the last op (fake mode only)."""
         run, params = self.params(model)
         if bits < 8:
-            params = {**params, "qparams": {t: narrowed(run.graph, t, q, bits) for t, q in params["qparams"].items()}}
+            params = {**params, "qparams": {t: narrowed(model.graph, t, bits) or q for t, q in params["qparams"].items()}}
         return run.run_samples(params, x[:, None])[0].reshape(len(x), -1)
 
 
-def narrowed(graph: Any, tensor: int, q: QParams, bits: int) -> QParams:
-    """q with 2^bits codes over the same real range where the tensor is an inner activation, else q."""
+def narrowed(graph: Graph, tensor: int, bits: int) -> QParams | None:
+    """Parameters with 2^bits codes over the same real range where the tensor is an inner activation, else None."""
     producer = graph.producer.get(tensor)
     if producer is None or graph.nodes[producer].op in ("QUANTIZE", "SOFTMAX", "DEQUANTIZE"):
-        return q
-    (low,), (high,) = q.real_range()
+        return None
+    (low,), (high,) = graph.tensors[tensor].qparams.real_range()
     scale, zero = affine(low, high, f"int{bits}")
     return QParams(np.array([scale]), np.array([zero], np.int32), np.int32(-(2 ** (bits - 1))), np.int32(2 ** (bits - 1) - 1))

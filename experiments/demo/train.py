@@ -5,7 +5,8 @@
 The records of `net` are the net: their float function is differentiated, its constants are the parameters, and the trained
 constants go back into the records, which `qsim.save` writes. Deterministic on one machine and JAX version (SEED). Hyperparameters
 were set on the part "select"; the part "test" is read once, after training.
-Answer: ANSWER
+Answer: 28,100 weights, 117 kB: 99.1 % of the 1,000 test digits (95 % interval 98.3 to 99.5), after 70 epochs in about 6 CPU minutes
+(15 minutes of wall time on two busy cores).
 """
 
 from __future__ import annotations
