@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -40,8 +41,8 @@ class Distribution:
         return float(self.weight.sum())
 
     @cached_property
-    def _ends(self) -> np.ndarray:
-        return np.cumsum(self.weight)
+    def _ends(self) -> list[float]:
+        return np.cumsum(self.weight).tolist()  # type: ignore[no-any-return]
 
     def cut(self, below: Fraction | float = 0, above: Fraction | float = 0) -> tuple[float, float]:
         """(low, high) after leaving out the floor(below * N) smallest and the floor(above * N) largest of the N elements.
@@ -50,19 +51,25 @@ class Distribution:
         n elements the k-th is taken to lie at lower + (k + 1/2) / n * (upper - lower), so the error is below one interval: 2^-7 of
         the value. The extremes are exact. *Domain*: 0 <= below, above < 1.
         """
-        n = Fraction(self.total)
-        low, high = floor(Fraction(below) * n), floor(Fraction(above) * n)
+        n = self.total
+        low, high = _part(below, n), _part(above, n)
         return (
             self.min if low == 0 else self._value(float(low)),
-            self.max if high == 0 else self._value(max(float(n) - 1.0 - high, 0.0)),
+            self.max if high == 0 else self._value(max(n - 1.0 - high, 0.0)),
         )
 
     def _value(self, rank: float) -> float:
         """The element of 0-based rank in ascending order."""
-        k = min(int(np.searchsorted(self._ends, rank, side="right")), len(self._ends) - 1)
-        before = self._ends[k] - self.weight[k]
-        part = min(max((rank - before + 0.5) / self.weight[k], 0.0), 1.0)
-        return float(self.lower[k] + part * (self.upper[k] - self.lower[k]))
+        k = min(bisect_right(self._ends, rank), len(self._ends) - 1)
+        weight, lower, upper = float(self.weight[k]), float(self.lower[k]), float(self.upper[k])
+        part = min(max((rank - (self._ends[k] - weight) + 0.5) / weight, 0.0), 1.0)
+        return lower + part * (upper - lower)
+
+
+def _part(part: Fraction | float, n: float) -> int:
+    """floor(part * n) without rounding; fast for whole n."""
+    f = Fraction(part)
+    return int(n) * f.numerator // f.denominator if n.is_integer() else floor(f * Fraction(n))
 
 
 def distribution(sketches: Sequence[Sketch], sequences: Sequence[np.ndarray] | None = None) -> Distribution:
