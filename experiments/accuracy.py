@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,38 +19,23 @@ import numpy as np
 import sets
 from realdata import net
 
+import calibrate
 import qsim
-from qsim.quantizer import layout
 
 CLASSIFICATION = ("resnet8", "vww96", "mobilenet_v1", "mobilenet_v2", "meter_digits", "kws")
 FLOOR = 2.0**-9  # probabilities are compared from half an int8 step of the softmax on
 
 
-def ranges_of(model: qsim.Model, x: np.ndarray, strategy: str, domain: tuple[float, float] | None) -> Mapping[str, Any]:
-    """Ranges of every group, from calibration samples alone; "auto" chooses among candidates on a part of them."""
-    try:
-        import calibrate
-    except ImportError:
-        calibrate = None  # type: ignore[assignment]
+def ranges_of(
+    model: qsim.Model, x: np.ndarray, strategy: str, domain: tuple[float, float] | None, groups: Sequence[int] | None = None
+) -> Mapping[str, Any]:
+    """Ranges of every tensor that needs one, from calibration samples alone; "auto" chooses among candidates on a fifth of them.
+
+    groups: group id per sample, where samples belong together.
+    """
     if strategy == "auto":
-        return calibrate.choose(model, [x], qsim.INT8, input_range=domain)[0]
-    if hasattr(calibrate, "observe"):
-        return calibrate.ranges(model, calibrate.observe(model, [x]), strategy, scheme=qsim.INT8, input_range=domain)
-    return observed(model, x, domain)
-
-
-def observed(model: qsim.Model, x: np.ndarray, domain: tuple[float, float] | None, chunk: int = 20) -> dict[str, tuple[float, float]]:
-    """The smallest and largest value of every tensor that needs a range."""
-    graph = model.graph
-    wanted = [t for group in layout(model).groups for t in group]
-    run = model.function("float", taps=[graph.key(t) for t in wanted])
-    found: dict[str, tuple[float, float]] = {}
-    for start in range(0, len(x), chunk):
-        taps = run.batch(x[start : start + chunk])[1]
-        for t in wanted:
-            low, high = found.get(graph.key(t), (np.inf, -np.inf))
-            found[graph.key(t)] = min(low, float(taps[t].min())), max(high, float(taps[t].max()))
-    return found | {graph.key(t): domain for t in graph.inputs if domain is not None}
+        return calibrate.choose(model, [x], qsim.INT8, groups=groups, input_range=domain)[0]
+    return calibrate.ranges(model, calibrate.observe(model, [x]), strategy, scheme=qsim.INT8, input_range=domain)
 
 
 def judge(real: np.ndarray, stored: np.ndarray, y: np.ndarray) -> dict[str, float]:
@@ -86,7 +71,7 @@ def measure(name: str, strategy: str, flavour: str) -> dict[str, Any]:
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--task", nargs="*", default=["resnet8", "vww96", "mobilenet_v1"], choices=CLASSIFICATION)
-    p.add_argument("--strategy", nargs="*", default=["minmax"])
+    p.add_argument("--strategy", nargs="*", default=["auto"])
     p.add_argument("--flavour", default="xnnpack")
     p.add_argument("--out", type=Path)
     args = p.parse_args()

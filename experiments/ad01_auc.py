@@ -37,7 +37,7 @@ def scores(model: qsim.Model, mode: str, flavour: str, x: np.ndarray) -> np.ndar
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("--strategy", nargs="*", default=["minmax"])
+    p.add_argument("--strategy", nargs="*", default=["auto"])
     p.add_argument("--flavour", default="xnnpack")
     args = p.parse_args()
     task = sets.TASKS["ad01"]
@@ -46,8 +46,9 @@ def main() -> None:
     model = net(task.net)
     print(f"float {auc(scores(model, 'float', args.flavour, x), broken):.4f}", flush=True)
     print(f"official int8 {auc(scores(net('mlperf_ad01_int8'), 'integer', args.flavour, x), broken):.4f}", flush=True)
+    files, count, width = held.shape
     for strategy in args.strategy:
-        ranges = ranges_of(model, held.reshape(-1, held.shape[-1]), strategy, task.domain)
+        ranges = ranges_of(model, held.reshape(-1, width), strategy, task.domain, np.repeat(np.arange(files), count).tolist())
         for scheme in (qsim.INT8, qsim.Scheme("int8-per-tensor", per_channel=False)):
             int8 = qsim.quantize(model, ranges, scheme)
             print(f"{strategy} {scheme.name} {auc(scores(int8, 'integer', args.flavour, x), broken):.4f}", flush=True)

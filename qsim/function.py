@@ -231,7 +231,7 @@ def _real_step(op: Op, where: Site, mode: str) -> Step:
 def _integer_step(op: Op, where: Site, flavour: str) -> tuple[Step, Plan | None]:
     """A kernel where the node has integer tensors with parameters, else (float nodes, shape arithmetic) the real function."""
     tensors = (*where.inputs, *where.outputs)
-    if not any(t is not None and t.qparams is not None and t.type != "float32" for t in tensors):
+    if not any(t is not None and _stores_codes(t) for t in tensors):
         return _real_step(op, where, "integer"), None
     kernel = op.kernel(where, flavour)
     static_positions = _static_positions(op, where)
@@ -271,7 +271,7 @@ def _add_constants(constants: dict[int, Any], step: Step, op: Op, where: Site, m
 def _constant(t: Tensor, value: Any, mode: str) -> np.ndarray:
     """A constant as the function carries it: real where it has parameters (not in integer mode), 64-bit integers in 32 bits."""
     value = np.asarray(value)
-    if mode != "integer" and t.qparams is not None and t.is_constant and t.type != "float32":
+    if mode != "integer" and t.is_constant and _stores_codes(t):
         return dequantize(value, t.qparams)
     if value.dtype in (np.int64, np.uint64):
         if value.size and (value.max() > 2**31 - 1 or value.min() < -(2**31)):
@@ -283,7 +283,7 @@ def _constant(t: Tensor, value: Any, mode: str) -> np.ndarray:
 def _fake_qparams(graph: Graph, constants: Mapping[int, Any], steps: Sequence[Step]) -> dict[int, QParams]:
     """Parameters of every tensor to snap: graph inputs, op outputs and the constants in use that have them."""
     defined = [*graph.inputs, *(t for s in steps for t in s.node.outputs), *constants]
-    return {t: _carried(q) for t in defined if (q := graph.tensors[t].qparams) is not None and graph.tensors[t].type != "float32"}
+    return {t: _carried(q) for t in defined if (q := graph.tensors[t].qparams) is not None and _stores_codes(graph.tensors[t])}
 
 
 def _carried(q: QParams) -> QParams:
@@ -297,7 +297,7 @@ def host_values(graph: Graph) -> dict[int, np.ndarray]:
     known: dict[int, np.ndarray] = {}
     for node in graph.nodes:
         op = REGISTRY.get(node.op)
-        if op is None or not op.host:
+        if op is None or not op.host or any(_stores_codes(graph.tensors[t]) for t in node.outputs):
             continue
         where = site(graph, node, known)
         if node.op == "SHAPE":
@@ -311,8 +311,13 @@ def host_values(graph: Graph) -> dict[int, np.ndarray]:
     return known
 
 
+def _stores_codes(t: Tensor) -> bool:
+    """A quantized tensor: its value is a kernel's business, not the real function's."""
+    return t.qparams is not None and t.type != "float32"
+
+
 def _host_operand(t: Tensor | None, value: Any) -> Any:
-    real = t is not None and t.is_constant and t.qparams is not None and t.type != "float32"
+    real = t is not None and t.is_constant and _stores_codes(t)
     return dequantize(value, t.qparams) if real else value  # type: ignore[union-attr,arg-type]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -53,33 +54,9 @@ def layout(model: Model, scheme: Scheme = INT8, *, exclude: Mapping[int, str] | 
     kept.update(_lonely(graph, kept, values))
     nodes = [n for n in graph.nodes if n.index not in kept]
     fixed = _dictated(graph, nodes, values, scheme)
-    ties = _Ties()
-    constants: dict[int, list[int]] = {}
-    requantized = set()
-    for n in nodes:
-        inside = [t for t in n.outputs if t not in fixed]
-        for p in record(n).rule.data_inputs(n):
-            t = n.inputs[p]
-            if t in values:
-                if tied(n) and inside:
-                    constants.setdefault(inside[0], []).append(t)
-            elif t not in fixed:
-                ties.add(t)
-                inside += [t] if tied(n) else []
-            elif tied(n) and any(o not in fixed for o in n.outputs):
-                requantized.add((n.index, p))
-        for t in n.outputs:
-            if t not in fixed:
-                ties.add(t)
-        if tied(n):
-            ties.join(inside)
-    groups = ties.groups()
-    found = Layout(groups, fixed, kept, frozenset(n.index for n in nodes), {}, frozenset(requantized), values)
-    tied_constants: dict[int, tuple[int, ...]] = {}
-    for t, held in constants.items():
-        g = found.group_of[t]
-        tied_constants[g] = tuple(dict.fromkeys((*tied_constants.get(g, ()), *held)))
-    return Layout(groups, fixed, kept, found.quantized, tied_constants, found.requantized, values)
+    groups = _groups(graph, nodes, set(fixed) | set(values))
+    quantized = frozenset(n.index for n in nodes)
+    return Layout(groups, fixed, kept, quantized, _tied_constants(nodes, groups, values), _requantized(graph, nodes, fixed), values)
 
 
 def record(node: Node) -> Op:
@@ -175,7 +152,7 @@ def _lonely(graph: Graph, kept: Mapping[int, str], values: Mapping[int, np.ndarr
     moving = [n for n in graph.nodes if n.index not in kept and tied(n)]
     ties = _Ties()
     for n in moving:
-        held = [t for t in (*n.outputs, *(n.inputs[p] for p in record(n).rule.data_inputs(n))) if t not in values]
+        held = [t for t in (*n.outputs, *_read(n)) if t not in values]
         for t in held:
             ties.add(t)
         ties.join(held)
@@ -211,11 +188,48 @@ def _dictated(graph: Graph, nodes: Iterable[Node], values: Mapping[int, np.ndarr
         if scheme.activation in rule.fixed:
             fixed.update(dict.fromkeys(n.outputs, rule.fixed[scheme.activation]))
         elif rule.tied:
-            inputs = [n.inputs[p] for p in rule.data_inputs(n)]
+            inputs = _read(n)
             found = {fixed.get(t) for t in inputs}
             if len(found) == 1 and None not in found:
                 fixed.update(dict.fromkeys(n.outputs, fixed[inputs[0]]))
     return fixed
+
+
+def _groups(graph: Graph, nodes: Iterable[Node], settled: set[int]) -> tuple[tuple[int, ...], ...]:
+    """Sets of tied tensors among the real ones that the nodes read and compute. settled: tensors that belong to no group."""
+    ties = _Ties()
+    for n in nodes:
+        inside = [t for t in (*_read(n), *_real_outputs(graph, n)) if t not in settled]
+        for t in inside:
+            ties.add(t)
+        if tied(n):
+            ties.join(inside)
+    return ties.groups()
+
+
+def _tied_constants(nodes: Iterable[Node], groups: Iterable[tuple[int, ...]], values: Mapping[int, Any]) -> dict[int, tuple[int, ...]]:
+    group_of = {t: i for i, group in enumerate(groups) for t in group}
+    found: dict[int, tuple[int, ...]] = {}
+    for n in nodes:
+        held = [t for t in _read(n) if t in values]
+        if tied(n) and held:
+            g = group_of[n.outputs[0]]
+            found[g] = tuple(dict.fromkeys((*found.get(g, ()), *held)))
+    return found
+
+
+def _requantized(graph: Graph, nodes: Iterable[Node], fixed: Mapping[int, Any]) -> frozenset[tuple[int, int]]:
+    """Inputs with dictated parameters of tied nodes whose outputs have other ones."""
+    freed = [n for n in nodes if tied(n) and any(t not in fixed for t in _real_outputs(graph, n))]
+    return frozenset((n.index, p) for n in freed for p in record(n).rule.data_inputs(n) if n.inputs[p] in fixed)
+
+
+def _read(node: Node) -> list[int]:
+    return [node.inputs[p] for p in record(node).rule.data_inputs(node)]
+
+
+def _real_outputs(graph: Graph, node: Node) -> list[int]:
+    return [t for t in node.outputs if graph.tensors[t].type == "float32"]
 
 
 class _Ties:

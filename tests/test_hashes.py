@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 
 import hashes
+import jax
 import pytest
+
+import qsim
 
 KNOWN = json.loads(hashes.FILE.read_text())
 
@@ -28,4 +31,8 @@ def test_a_real_net_on_this_backend():
 def test_a_gpu_gives_the_same_integers(name, request):
     if name != "demo":
         request.getfixturevalue("models_dir")
+    model = qsim.load(hashes.path(name))
+    run = model.function()
+    out = jax.jit(run.apply)(run.params, *hashes.inputs(model)[:1])
+    assert {d.platform for y in out for d in y.devices()} <= {"gpu", "cuda", "rocm"}
     assert hashes.hashes(name) == KNOWN[name]

@@ -99,6 +99,18 @@ def reshaped(scale: float, zero: int) -> Model:
     return Model((Graph(tensors, (Node(0, "RESHAPE", (0, 1), (2,), Options(new_shape=(1, 2, 3))),), (0,), (2,)),))
 
 
+def test_a_quantized_constant_keeps_its_codes_on_the_way_to_an_op():
+    """A reshaped int8 constant is no host value: integer mode carries its codes, float and fake mode its reals."""
+    codes = np.array([[100, -100, 5, 1, 2, 3]], np.int8)
+    model = reshaped(0.1, 5)
+    graph = model.graph
+    constant = graph.tensors[0].but(data=codes)
+    model = model.but(graphs=(graph.but(tensors=(constant, *graph.tensors[1:]), inputs=()),))
+    assert np.array_equal(build(model, "integer")()[0].reshape(-1), codes[0])
+    for mode in ("float", "fake"):
+        assert np.allclose(build(model, mode)()[0].reshape(-1), (codes[0].astype(np.int64) - 5) * 0.1, rtol=1e-6)
+
+
 def test_the_gradient_is_straight_through_inside_the_range_and_zero_outside():
     fn = build(reshaped(0.5, 10), "fake")  # reals from -69 to 58.5
     x = np.array([[-80.0, -68.9, -0.3, 0.26, 58.4, 70.0]], np.float32)

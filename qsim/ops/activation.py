@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..errors import Invalid
+from ..errors import Invalid, Unsupported
 from ..fixed import activation_range, high_mul, lookup, quantize_multiplier, requantize, round_away, shift_up, store
 from ..graph import Options
 from ..op import Case, Op, Plan, Rule, Site, namespace
@@ -100,6 +100,8 @@ def _plan_softmax(site: Site, flavour: str) -> Plan:
             hint="LiteRT refuses such a file",
         )
     beta = site.options.get("beta", 1.0)
+    if flavour == "reference" and float(f32(beta)) * float(scale) <= 2.0**-26:
+        raise Unsupported("beta times the input scale must exceed 2^-26", where=site.where, found=float(f32(beta)) * float(scale))
     if flavour == "reference":
         return Plan("reference", {"exp": exp_table(scale, beta)}, "fixed-point exponentials from a table, one reciprocal a row")
     note = "float32 exponentials from a table, summed in order, one float32 reciprocal a row"

@@ -268,7 +268,7 @@ OPS = (
     Op(
         "DEQUANTIZE",
         _real_dequantize,
-        Rule(versions={"float32": 2, "int8": 2, "float16": 3}, keep_float=True),
+        Rule(versions={"float32": 1, "uint8": 1, "int8": 2, "float16": 3}, keep_float=True),
         (
             *(Kernel((t,), ("float32",), FLAVOURS, _plan_dequantize, _run_dequantize) for t in _8),
             Kernel(("float16",), ("float32",), FLAVOURS, lambda site, flavour: Plan(note="exact"), _run_widen),
@@ -279,7 +279,7 @@ OPS = (
     Op(
         "CAST",
         _real_cast,
-        Rule(data=(), versions={"float32": 1, "int8": 1}, keep_float=True),
+        Rule(data=(), versions={"float32": 1, "int8": 3}, keep_float=True),
         (Kernel(("any",), ("any",), FLAVOURS, lambda site, flavour: Plan(site.outputs[0].type, note="number kept"), _run_cast),),
         (
             Case(((1, 6),), {"in_data_type": "FLOAT32", "out_data_type": "INT32"}, types={0: "float32"}),

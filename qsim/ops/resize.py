@@ -109,7 +109,7 @@ OPS = (
     Op(
         "RESIZE_BILINEAR",
         _real,
-        Rule(tied=True, static=(1,), versions={"float32": 3, "int8": 3}),
+        Rule(tied=True, static=(1,)),
         (
             *each(("int8",), ("T", "int32"), ("T",), _plan, _run),
             *each(("uint8",), ("T", "int32"), ("T",), _plan, _run, ("xnnpack",)),
