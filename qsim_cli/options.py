@@ -78,7 +78,9 @@ Task = Annotated[
 ]
 Strategy = Annotated[
     str,
-    Parameter(help="auto (compare several on held-back data), minmax, moving_average, percentile:99.9, mse, mse:p=2.4."),
+    Parameter(
+        help="auto (compare several on held-back data), minmax, moving_average, percentile:99.9, mse, mse:p=2.4, or your module:function."
+    ),
 ]
 SchemeName = Annotated[str, Parameter(name="--scheme", help="int8.")]
 Groups = Annotated[
