@@ -272,7 +272,7 @@ def _constant(t: Tensor, value: Any, mode: str) -> np.ndarray:
     """A constant as the function carries it: real where it has parameters (not in integer mode), 64-bit integers in 32 bits."""
     value = np.asarray(value)
     if mode != "integer" and t.is_constant and _stores_codes(t):
-        return dequantize(value, t.qparams)
+        return dequantize(value, t.qparams)  # type: ignore[arg-type]
     if value.dtype in (np.int64, np.uint64):
         if value.size and (value.max() > 2**31 - 1 or value.min() < -(2**31)):
             raise Unsupported(f"constant {t.name!r} has values beyond 32 bits", found=int(np.abs(value).max()))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import numpy as np
 
 import calibrate
 from calibrate.data import read_arrays
+from calibrate.strategies import parse
 from qsim.errors import BadData, BadRecipe, Unsupported
 from qsim.graph import Model
 from qsim.scheme import SCHEMES, Scheme
@@ -20,6 +24,7 @@ from .screen import cells, progress, say, table
 from .values import Affine
 
 BATCH = 256  # samples read at once
+NAMES = ("auto", "minmax", "moving_average", "percentile", "mse")
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,9 +77,26 @@ def scheme_of(name: str) -> Scheme:
     return SCHEMES[name.lower()]
 
 
+def strategy_of(text: str) -> Any:
+    """A strategy's name, or for `module:function` that function (typed by the user, so its module may be imported)."""
+    module, _, name = text.partition(":")
+    if module in NAMES or not name.isidentifier():
+        if text != "auto":
+            parse(text)
+        return text
+    sys.path.insert(0, os.getcwd())
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as fault:
+        raise BadRecipe(f"no strategy {text!r}: {fault}", expected=", ".join(NAMES) + " or module:function") from fault
+    finally:
+        sys.path.pop(0)
+
+
 def choose_ranges(model: Model, asked: Request) -> Choice:
     """Ranges of a float model by the asked strategy. *Raises*: as `calibrate.observe`, `calibrate.ranges` and `calibrate.choose`."""
     scheme = scheme_of(asked.scheme)
+    strategy = strategy_of(asked.strategy)
     if model.is_quantized:
         raise Unsupported("the model is quantized already; calibrating needs a float source", where=model.path)
     samples = read(asked.data, model, "float", asked.affine)
@@ -85,7 +107,7 @@ def choose_ranges(model: Model, asked: Request) -> Choice:
         return _auto(model, samples, asked, scheme, domain, why)
     with progress("observing", len(samples)) as step:
         stats = calibrate.observe(model, Batches(samples), progress=_steps(step))
-    ranges = calibrate.ranges(model, stats, asked.strategy, scheme=scheme, input_range=domain)
+    ranges = calibrate.ranges(model, stats, strategy, scheme=scheme, input_range=domain)
     return _chosen(ranges, asked.strategy, samples, [], (why,))
 
 

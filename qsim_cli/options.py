@@ -12,12 +12,12 @@ _NO_NEGATIVE = ""
 
 
 def _number(type_: type, tokens: list[Token]) -> float:
-    """`0.25`, `1e-3`, or a fraction such as `1/255`."""
+    """`0.25`, `1e-3`, or a ratio such as `1/127.5`."""
     return _value(tokens[0].value)
 
 
 def _pair(type_: type, tokens: list[Token]) -> tuple[float, float]:
-    """`lo,hi`, fractions allowed."""
+    """`lo,hi`, ratios allowed."""
     parts = tokens[0].value.split(",")
     if len(parts) != 2:
         raise ValueError("write it as lo,hi - for example --input-range=-1,1")
@@ -28,11 +28,11 @@ def _pair(type_: type, tokens: list[Token]) -> tuple[float, float]:
 
 
 def _value(text: str) -> float:
+    top, _, bottom = text.partition("/")
     try:
-        value = float(Fraction(text.strip()))
+        return float(Fraction(top.strip()) / Fraction(bottom.strip() or 1))
     except (ValueError, ZeroDivisionError, OverflowError):
-        raise ValueError(f"{text!r} is not a number; 0.25, 1e-3 and 1/255 are") from None
-    return value
+        raise ValueError(f"{text!r} is not a number; 0.25, 1e-3 and 1/127.5 are") from None
 
 
 Model = Annotated[Path, Parameter(help="A .tflite file.")]
@@ -78,7 +78,9 @@ Task = Annotated[
 ]
 Strategy = Annotated[
     str,
-    Parameter(help="auto (compare several on held-back data), minmax, moving_average, percentile:99.9, mse, mse:p=2.4."),
+    Parameter(
+        help="auto (compare several on held-back data), minmax, moving_average, percentile:99.9, mse, mse:p=2.4, or your module:function."
+    ),
 ]
 SchemeName = Annotated[str, Parameter(name="--scheme", help="int8.")]
 Groups = Annotated[

@@ -173,9 +173,20 @@ def linear(style: str, rng: Rng, shape: tuple[int, ...], axis: int, types: tuple
     multiplier = _multiplier(style, rng, taps)
     s_y = f32(2.0 ** round(np.log2(multiplier[0]))) if style == "ties" else f32(multiplier[0])
     s_y = f32(float(s_x) * float(s_w.max()) / float(s_y))
-    amount = multiplier[1] * float(s_y) / (float(s_x) * float(s_w.min()))
-    codes = np.clip(np.rint(rng.normal(0, amount, shape[axis])), -(2**30), 2**30).astype(np.int32) if bias else None
-    return Linear(weights, s_w, codes, (s_x, zero_point(rng, types[0])), (s_y, zero_point(rng, types[2])))
+    y = s_y, zero_point(rng, types[2])
+    per_step = float(s_y) / (float(s_x) * s_w.astype(np.float64))
+    steps = _bias_steps(style, rng, multiplier[1], y[1], types[2], shape[axis])
+    codes = np.clip(np.rint(steps * per_step), -(2**30), 2**30).astype(np.int32) if bias else None
+    return Linear(weights, s_w, codes, (s_x, zero_point(rng, types[0])), y)
+
+
+def _bias_steps(style: str, rng: Rng, spread: float, zero: int, type_name: str, count: int) -> np.ndarray:
+    """Bias in output steps. "edge": halves inside the output's range, as near as the huge bias codes come to them: there the last bit
+    of the multiplier decides (on data equal to the zero point the accumulator is the bias)."""
+    if style != "edge":
+        return rng.normal(0, spread, count)
+    low, high = code_range(type_name)
+    return rng.integers(low - zero, high - zero, count) + 0.5
 
 
 def _weights(style: str, rng: Rng, shape: tuple[int, ...], axis: int, type_name: str) -> np.ndarray:
@@ -198,7 +209,7 @@ def _multiplier(style: str, rng: Rng, taps: int) -> tuple[float, float]:
     if style == "saturated":
         return 2.0 ** rng.uniform(-4, 7.9), 100.0
     if style == "edge":  # minute multipliers: the accumulator is nearly all bias
-        return 2.0 ** rng.uniform(-30, -14), 60.0
+        return 2.0 ** rng.uniform(-21, -14), 60.0
     return 2.0 ** rng.uniform(1, 6.5) / (73.0 * 73.0 * taps**0.5), 20.0
 
 

@@ -67,16 +67,16 @@ def test_size_limit(tmp_path):
 
 
 def test_truncated_at_any_byte():
-    started = time.process_time()
+    started = time.thread_time()
     for length in range(len(DATA)):
         with pytest.raises(Malformed):
             reader.read(DATA[:length])
-    assert time.process_time() - started < 20
+    assert time.thread_time() - started < 20
 
 
 def survives(data: bytes) -> str:
     """Reads damaged bytes: either an error of our family, or a model that can be walked, rewritten, and read again as the same."""
-    started = time.process_time()
+    started = time.thread_time()
     try:
         model = reader.read(data)
     except (BadModel, Unsupported) as e:
@@ -89,7 +89,7 @@ def survives(data: bytes) -> str:
     except NewerSchema:
         assert model.source.unknown
     records.dump(model.source.root)
-    assert time.process_time() - started < 1
+    assert time.thread_time() - started < 1
     return "read"
 
 
@@ -134,9 +134,9 @@ def chained(depth: int) -> bytes:
 
 
 def test_deep_calls_and_long_lists_are_no_trouble():
-    started = time.process_time()
+    started = time.thread_time()
     assert len(reader.read(chained(2000)).graphs) == 2000
-    assert time.process_time() - started < 3
+    assert time.thread_time() - started < 3
 
 
 @pytest.mark.nightly

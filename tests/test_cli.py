@@ -368,6 +368,15 @@ def test_the_declared_range_is_the_inputs(capsys, here):
     assert any("--input-range" in note for note in done["assumed"])
 
 
+def test_a_strategy_of_the_users_own(capsys, here):
+    Path("my_strategies.py").write_text("def half(d):\n    return d.min / 2, d.max / 2\n")
+    ranges = {}
+    for strategy in ("minmax", "my_strategies:half"):
+        done = result(capsys, "calibrate", "net.tflite", "--data", "data.npz", "-o", "r.json", "--force", "--strategy", strategy, *AFFINE)
+        ranges[strategy] = done["ranges"]["hidden"]
+    assert ranges["my_strategies:half"] == [v / 2 for v in ranges["minmax"]]
+
+
 def test_samples_of_a_group_stay_together(capsys, here):
     with np.load("data.npz") as data:
         np.savez("grouped.npz", x=data["x"], film=np.arange(48) // 4)
@@ -383,6 +392,8 @@ def test_samples_of_a_group_stay_together(capsys, here):
     "arguments, code, hint",
     [
         (["--data", "data.npz", "--strategy", "mximum"], 2, "minmax"),
+        (["--data", "data.npz", "--strategy", "nowhere:half"], 2, "nowhere"),
+        (["--data", "data.npz", "--strategy", "percentile:101"], 2, "100"),
         (["--data", "data.npz", "--scheme", "int3"], 4, "int8"),
         (["--data", "data.npz", "--ranges", "r.json"], 2, "--data or --ranges"),
         ([], 2, "--data or --ranges"),

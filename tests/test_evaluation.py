@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from calibrate.evaluation import accuracy, auc, comparison, divergence, reals, sqnr, verdict
+from calibrate.evaluation import accuracy, auc, comparison, divergence, reals, softmax, sqnr, verdict
 from qsim.graph import QParams
 
 
@@ -48,3 +48,10 @@ def test_accuracy_and_paired_counts():
     found = comparison(y, other, labels, classification=False)
     assert (found["lost"], found["won"]) == (1, 1)
     assert found["agreement"] == pytest.approx(1 / 3)
+
+
+def test_quantized_probabilities_of_many_classes_are_still_compared_by_kl():
+    reference = softmax(np.random.default_rng(0).normal(size=(5, 1001)) * 2)
+    ours = np.clip(np.rint(reference * 256), 0, 255) / 256  # most round to 0: rows no longer sum to 1
+    assert comparison(ours, reference, None, False)["kl_nats"] > 0
+    assert "kl_nats" not in comparison(ours - 1, reference - 1, None, False)

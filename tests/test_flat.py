@@ -237,10 +237,10 @@ def test_bomb_is_refused_at_once():
     assert len(flat.read(bomb(3))["subgraphs"][2]["tensors"]) == 3  # each of its references is a good one
     data = bomb()
     assert 150_000 < len(data) < 170_000
-    started = time.process_time()
+    started = time.thread_time()
     with pytest.raises(TooLarge, match="unfold"):
         reader.read(data)
-    assert time.process_time() - started < 0.2
+    assert time.thread_time() - started < 0.2
 
 
 @pytest.mark.parametrize("length", [1 << 20, 0x7FFFFFFF, 0xFFFFFFFF])

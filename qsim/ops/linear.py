@@ -50,13 +50,16 @@ def _parameters(t: Tensor | None, site: Site) -> QParams:
 def rescale(site: Site, rule: str, axis: int, bound: np.ndarray) -> tuple[Rescale, dict[str, Any]]:
     """Static part and leaves of the rescaling s_x * s_w / s_y. bound: largest |accumulator| per channel, steps (float64).
 
-    scale: f32(f32(s_x * s_w) / s_y). Fixed-point rules and double: f64(s_x) * f64(s_w) / f64(s_y).
+    scale: f32(f32(s_x * s_w) / s_y). Fixed-point rules and double: f64(s_x) * f64(s_w) / f64(s_y); the builtin FULLY_CONNECTED with
+    one weight scale takes f64(f32(s_x * s_w)) / f64(s_y).
     """
     sx, sw, sy = scales(site, axis, len(bound))
     if rule == "scale":
         scale = (f32(sx) * sw).astype(f32) / f32(sy)
         return Rescale(rule, False, False), {"scale": scale.astype(f32)}
-    real = np.float64(sx) * sw.astype(np.float64) / np.float64(sy)
+    legacy = site.node.op == "FULLY_CONNECTED" and rule == "up" and not site.inputs[1].qparams.per_channel  # type: ignore[union-attr]
+    product = (f32(sx) * sw).astype(np.float64) if legacy else np.float64(sx) * sw.astype(np.float64)
+    real = product / np.float64(sy)
     if rule == "double":
         return Rescale(rule, False, False), {"real_multiplier": fixed.words(real)}
     m, e = fixed.quantize_multiplier(real)
