@@ -96,9 +96,8 @@ def choose(
     runs in integer mode (flavour xnnpack) on the held-back samples. The loss is KL(float || int8) where the outputs come from SOFTMAX
     or task="classification" (logits go through a softmax first), else the noise relative to the signal (SQNR). Of the candidates
     whose loss is above the smallest by no more than the standard error of the paired difference (over groups, where given) the one
-    that clips least is taken: a strategy must beat min/max by more than that error, or min/max it is. The ranges returned are the
-    chosen strategy's for all samples, the held-back ones included. Fewer than 32 samples, or a single group: min/max, and the table
-    says so.
+    that clips least is taken: a strategy must beat min/max by more than that error, or min/max it is. The ranges returned are those
+    that were compared, from four fifths of the samples. Fewer than 32 samples, or a single group: min/max, and the table says so.
 
     progress: called with the number of samples seen so far, over all passes. *Raises*: as `observe`, `ranges` and `quantize`; BadRecipe
     for another task.
@@ -127,8 +126,7 @@ def choose(
     measure, losses, notes = _losses(model, found, scheme, arrays, task, told)
     chosen = decide(losses, None if ids is None else ids[held])
     table = _table(measure, names, losses, chosen, None if ids is None else ids[held], (stats.samples, int(held.sum())), notes)
-    everything = stats.merge(observe_fed(model, (b for b in kept if len(b)), source.scaling, sequence=False))
-    return several(model, everything, [names[chosen]], scheme, input_range)[0], table
+    return found[chosen], table
 
 
 # ---------------------------------------------------------------- the split
