@@ -25,9 +25,13 @@ class Watch:
     def take(self, inputs: tuple[np.ndarray, ...], outputs: tuple[np.ndarray, ...]) -> None:
         self.samples += len(inputs[0])
         for i, (x, t) in enumerate(zip(inputs, self.graph.inputs, strict=True)):
-            self._input(i, x, self.domain or input_domain(self.graph, self.graph.tensors[t]))
+            self._input(i, x, self._domain(t))
         for i, (y, t) in enumerate(zip(outputs, self.graph.outputs, strict=True)):
             self._output(i, y, self.graph.tensors[t])
+
+    def _domain(self, t: int) -> tuple[float, float] | None:
+        """The declared domain, else what the input's codes cover; the real function (float mode) clips nothing."""
+        return self.domain or (None if self.mode == "float" else input_domain(self.graph, self.graph.tensors[t]))
 
     def _input(self, i: int, x: np.ndarray, domain: tuple[float, float] | None) -> None:
         if domain is not None and x.dtype == np.float32:
@@ -49,7 +53,7 @@ class Watch:
         told = []
         for i, t in enumerate(self.graph.inputs):
             if self.outside[i]:
-                low, high = self.domain or input_domain(self.graph, self.graph.tensors[t]) or (0, 0)
+                low, high = self._domain(t) or (0, 0)
                 share, takes = _percent(self.outside[i], self.seen[i]), f"{low:.4g} .. {high:.4g}, which is what the model takes"
                 told.append(f"{share} of input {self.graph.key(t)!r} lies outside {takes}; is --input-scale or --input-offset missing?")
         for i, t in enumerate(self.graph.outputs):
