@@ -66,6 +66,7 @@ FIXED_OPTIONS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+FREE_OUTPUT = ("TANH",)  # kernels that take any output scale, though the rule fixes it for quantizing
 FLAT_SUM = 512  # rows of SOFTMAX this long can make the reference kernel abort
 
 
@@ -110,6 +111,11 @@ def scale(rng: Rng, style: str, low: float, high: float) -> np.float32:
     return f32(2.0 ** (round(e) if style == "ties" else e))
 
 
+def base(rng: Rng, style: str) -> float:
+    """For ties, a factor of the scales of data (their ratios stay powers of two) that puts an end of an activation, 6 or 1, on a half."""
+    return float(rng.choice([1.0, 6.0, 1.0]) / rng.choice([1.0, rng.integers(0, 60) + 0.5])) if style == "ties" else 1.0
+
+
 @dataclass(frozen=True)
 class Parameters:
     """(scale, zero point) of each data input by position, and of each output."""
@@ -121,7 +127,7 @@ class Parameters:
 
 def parameters(op: str, domain: Domain, style: str, rng: Rng, inputs: Mapping[int, str], outputs: tuple[str, ...]) -> Parameters:
     """Scales and zero points of an op without weights. inputs: type by position of the quantized data inputs."""
-    s_y = scale(rng, style, -6, 0)
+    s_y = f32(float(scale(rng, style, -6, 0)) * base(rng, style))
     find = {"ratio": _ratios, "product": _products, "tied": lambda *_: [s_y] * len(inputs), "input": _ratios}[domain.kind]
     scales = find(domain, style, rng, s_y if domain.kind != "input" else f32(1), len(inputs))
     zeros = {p: zero_point(rng, t) for p, t in inputs.items()}
@@ -132,7 +138,8 @@ def parameters(op: str, domain: Domain, style: str, rng: Rng, inputs: Mapping[in
 
 
 def _ratios(domain: Domain, style: str, rng: Rng, s_y: np.float32, count: int) -> list[np.float32]:
-    ratios = [float(scale(rng, style, domain.low, domain.high)) for _ in range(count)]
+    others = "ties" if style == "edge" else style  # at a limit, kernels differ most where the other operand falls on halves
+    ratios = [float(scale(rng, others, domain.low, domain.high)) for _ in range(count)]
     if style == "ties" and count > 1 and rng.integers(2):
         ratios = [ratios[0]] * count
     if style == "edge" and domain.edges and ratios:
@@ -167,7 +174,7 @@ def linear(style: str, rng: Rng, shape: tuple[int, ...], axis: int, types: tuple
     """Weights and scales of CONV_2D, DEPTHWISE_CONV_2D or FULLY_CONNECTED. types: of x, weights, y. channels: 1 = per tensor."""
     weights = _weights(style, rng, shape, axis, types[1])
     taps = weights.size // shape[axis]
-    s_x = scale(rng, style, -7, 0)
+    s_x = f32(float(scale(rng, style, -7, 0)) * base(rng, style))
     spread = 2.0 ** (rng.integers(-2, 3, channels) if style == "ties" else rng.uniform(-2, 2, channels))
     s_w = (float(scale(rng, style, -9, -3)) * spread).astype(f32)
     multiplier = _multiplier(style, rng, taps)
@@ -223,6 +230,8 @@ def codes(style: str, rng: Rng, type_name: str, zero: int, shape: tuple[int, ...
         x[0], x[1], x[3] = low, high, zero
         x[2] = np.where(rng.random(shape) < 0.5, low, high)
         x[4] = np.clip(np.rint(rng.normal(zero, (high - low) / 20, shape)), low, high)
+        if style == "ties":  # the same everywhere, and per channel: means and sums of such data fall on halves most often
+            x[0], x[1] = rng.integers(low, high + 1), rng.integers(low, high + 1, shape[-1:])
     return x.astype(TYPES[type_name].dtype)
 
 

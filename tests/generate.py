@@ -232,7 +232,8 @@ def _plain(row: Row, style: str, rng: np.random.Generator) -> _Drawn:
     domain = domains.domain(op.name, row.flavour, depth, tied=op.rule.tied)
     quantized_outs = tuple(t for t in outs if t in domains.QUANTIZED)
     drawn = domains.parameters(op.name, domain, style, rng, {p: ins[p] for p in carrying}, quantized_outs)
-    fixed = [op.rule.fixed.get(t) for t in outs]
+    free = op.name in domains.FREE_OUTPUT and rng.random() < 0.25
+    fixed = [None if free else op.rule.fixed.get(t) for t in outs]
     pairs = iter(drawn.outputs)
     out_q = tuple(None if t not in domains.QUANTIZED else _qparams(*(f or next(pairs)), t) for t, f in zip(outs, fixed, strict=True))
     slots, data = [], {}
