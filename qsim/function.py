@@ -13,6 +13,7 @@ import numpy as np
 
 from .errors import BadData, QsimError, Unsupported
 from .graph import Graph, Model, Node, QParams, Tensor
+from .hoist import split
 from .op import FLAVOURS, Op, Plan, Site, site
 from .ops import REGISTRY
 from .snap import dequantize, snap
@@ -117,12 +118,13 @@ class Function:
 
     def _run_blocks(self, params: Params, count: Any, *chunks: Any) -> Any:
         """The first `count` of (blocks, micro_batch, *shape) chunks, one after another; a loop of one compiled body."""
-        sample = jax.vmap(functools.partial(self.apply, params))
-        shapes = jax.eval_shape(sample, *(jax.ShapeDtypeStruct(c.shape[1:], c.dtype) for c in chunks))
+        one = [jax.ShapeDtypeStruct(c.shape[1:], c.dtype) for c in chunks]
+        prepared, sample = split(lambda p, *xs: jax.vmap(functools.partial(self.apply, p))(*xs), params, *one)
+        shapes = jax.eval_shape(sample, prepared, *one)
         start = jax.tree.map(lambda s: jnp.zeros((chunks[0].shape[0], *s.shape), s.dtype), shapes)
 
         def body(i: Any, done: Any) -> Any:
-            out = sample(*(jax.lax.dynamic_index_in_dim(c, i, keepdims=False) for c in chunks))
+            out = sample(prepared, *(jax.lax.dynamic_index_in_dim(c, i, keepdims=False) for c in chunks))
             return jax.tree.map(lambda d, y: jax.lax.dynamic_update_index_in_dim(d, y, i, 0), done, out)
 
         return jax.lax.fori_loop(0, count, body, start)
@@ -347,7 +349,7 @@ def _taps(graph: Graph, taps: Any) -> tuple[int, ...] | None:
 def _micro_batch(graph: Graph) -> int:
     """Samples at once: the largest intermediate, as int32, stays within half a mebibyte (a part of the L2 cache); 1..64."""
     largest = max((int(np.prod(graph.tensors[t].shape)) for n in graph.nodes for t in n.outputs), default=1)
-    return int(np.clip(_power_of_two((512 << 10) // (4 * max(largest, 1))), 2, 64))
+    return int(np.clip(_power_of_two((512 << 10) // (4 * max(largest, 1))), 1, 64))
 
 
 def _power_of_two(n: int) -> int:
