@@ -21,9 +21,9 @@ from realdata import net
 
 import calibrate
 import qsim
+from calibrate import evaluation
 
 CLASSIFICATION = ("resnet8", "vww96", "mobilenet_v1", "mobilenet_v2", "meter_digits", "kws")
-FLOOR = 2.0**-9  # probabilities are compared from half an int8 step of the softmax on
 
 
 def ranges_of(
@@ -38,19 +38,14 @@ def ranges_of(
     return calibrate.ranges(model, calibrate.observe(model, [x]), strategy, scheme=qsim.INT8, input_range=domain)
 
 
-def judge(real: np.ndarray, stored: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    """Figures of int8 outputs against float outputs, both (N, classes) real. KL: nats, mean of sum p log(p / q)."""
-    a, b = real.argmax(1) == y, stored.argmax(1) == y
-    p, q = (np.maximum(v.astype(np.float64), FLOOR) for v in (real, stored))
-    p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
-    noise = float(((real - stored).astype(np.float64) ** 2).mean())
-    lost, won = int((a & ~b).sum()), int((b & ~a).sum())
+def judge(real: np.ndarray, stored: np.ndarray, y: np.ndarray) -> dict[str, Any]:
+    """Figures of int8 outputs against float outputs, both (N, classes) real; the pass is `evaluation.verdict`."""
+    a, b = evaluation.right(real, y), evaluation.right(stored, y)
+    judged = evaluation.verdict(int((a & ~b).sum()), int((b & ~a).sum()), len(y))
     return {
-        "samples": len(y), "float": float(a.mean()), "int8": float(b.mean()), "lost": lost, "won": won,
-        "passes": lost - won <= 2 * np.sqrt(lost + won) or a.mean() - b.mean() <= 0.003,
-        "agreement": float((real.argmax(1) == stored.argmax(1)).mean()),
-        "kl": float((p * np.log(p / q)).sum(1).mean()),
-        "sqnr_db": 10 * float(np.log10((real.astype(np.float64) ** 2).mean() / max(noise, 1e-300))),
+        "samples": len(y), "float": float(a.mean()), "int8": float(b.mean()), "lost": judged["lost"], "won": judged["won"],
+        "passes": judged["not_inferior"], "agreement": float((real.argmax(1) == stored.argmax(1)).mean()),
+        "kl": evaluation.divergence(real, stored), "sqnr_db": evaluation.sqnr(real, stored),
     }  # fmt: skip
 
 

@@ -16,13 +16,7 @@ from accuracy import ranges_of
 from realdata import net
 
 import qsim
-
-
-def auc(scores: np.ndarray, broken: np.ndarray) -> float:
-    """Share of (broken, good) pairs in which the broken one scores higher; ties count half."""
-    bad, good = scores[broken == 1], scores[broken == 0]
-    over = (bad[:, None] > good[None]).sum() + 0.5 * (bad[:, None] == good[None]).sum()
-    return float(over / (len(bad) * len(good)))
+from calibrate.evaluation import auc
 
 
 def scores(model: qsim.Model, mode: str, flavour: str, x: np.ndarray) -> np.ndarray:
