@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--out", default=None)
     args = parser.parse_args()
     threads = 2 if args.wall else 1
-    tune_cpu(threads=threads)
+    tune_cpu(threads=threads, onednn=True)
     models = pathlib.Path(os.environ["QSIM_MODELS"]) / "nets"
     found = {}
     print(f"{'net':14}{'workload':42}{'qsim ms':>9}{'other ms':>10}{'ratio':>8}  quartiles      target")

@@ -3,7 +3,7 @@
 Answer, per net and flavour: elements compared and elements that differ, once per op (each op fed LiteRT's own inputs) and once for the
 whole graph (every tap), batched and jitted, plus single calls against the batch.
 
-    QSIM_MODELS=... python experiments/exactness.py [--net NAME ...] [--flavour xnnpack reference] [--samples 200 50 50]
+    QSIM_MODELS=... python experiments/exactness.py [--net NAME ...] [--flavour xnnpack reference] [--samples 200 50 50] [--onednn]
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import realdata
 from qsim.graph import Model
 from qsim.isolate import alone
 from qsim.litert import Oracle, cpu_class
+from qsim.tune import tune_cpu
 
 CHUNK = 50  # samples whose intermediates are held at once
 
@@ -93,7 +94,10 @@ def main() -> int:
     parser.add_argument("--net", nargs="+", default=realdata.EXACT)
     parser.add_argument("--flavour", nargs="+", default=("xnnpack", "reference"))
     parser.add_argument("--samples", nargs=3, type=int, default=(200, 50, 50), metavar=("REAL", "SATURATING", "UNIFORM"))
+    parser.add_argument("--onednn", action="store_true", help="the process tuned as in benchmark.py, oneDNN included")
     asked = parser.parse_args()
+    if asked.onednn:
+        tune_cpu(onednn=True)
     worst = 0
     with Oracle() as oracle:
         print(f"LiteRT {oracle.version()}, {cpu_class()}; real, saturating, uniform inputs: {tuple(asked.samples)}")

@@ -3,7 +3,8 @@
 The arithmetic is the same everywhere; only speed differs. Each fast formulation is probed once per platform with saturating
 operands; where the probe fails, plain int32 arithmetic serves and a log line says so. The facts behind the choices on CPU:
 XLA sends s8 x s8 -> s32 products to a fast library except convolutions with at most 16 channels and products with one column
-(both cured by zero weights), and its depthwise convolution is an order of magnitude slower than shifted products.
+(both cured by zero weights), and its depthwise convolution is an order of magnitude slower than shifted products. Where
+`qsim.onednn` is enabled, its calls take the place of what they do faster.
 """
 
 from __future__ import annotations
@@ -17,22 +18,36 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from . import onednn
+from .onednn import Window
+
 log = logging.getLogger("qsim")
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
 def dense(x: Any, w: Any) -> jax.Array:
     """sum_k x[..., k] * w[k, n] as int32. x: int8 (..., k). w: int8 (k, n)."""
-    if not _fast("dense"):
-        return _dense_plain(x, w)
-    return _dense_fast(x, w)
+    if onednn.enabled():
+        return onednn.dense(_products, x.reshape(-1, x.shape[-1]), w).reshape(*x.shape[:-1], -1)
+    return _products(None, x, w)
+
+
+def _products(_: Any, x: Any, w: Any) -> jax.Array:
+    return _dense_fast(x, w) if _fast("dense") else _dense_plain(x, w)
 
 
 def conv(x: Any, w: Any, stride: tuple[int, int], dilation: tuple[int, int] = (1, 1), groups: int = 1) -> jax.Array:
     """VALID convolution as int32. x: int8 (n, h, w, c), already padded. w: int8 (kh, kw, c / groups, o)."""
-    if groups > 1 or not _fast("conv"):
-        return _conv_plain(x, w, stride, dilation, groups)
-    return _conv_fast(x, w, stride, dilation)
+    if w.shape[:2] == (1, 1) and groups == 1:
+        return dense(_columns(x, 1, 1, stride, dilation), w.reshape(w.shape[2:]))
+    how = Window(stride, dilation, groups=groups)
+    return onednn.conv(_sums, how, x, w) if onednn.enabled() else _sums(how, x, w)
+
+
+def _sums(how: Window, x: Any, w: Any) -> jax.Array:
+    if how.groups > 1 or not _fast("conv"):
+        return _conv_plain(x, w, how.stride, how.dilation, how.groups)
+    return _conv_fast(x, w, how.stride, how.dilation)
 
 
 def depthwise(x: Any, w: Any, stride: tuple[int, int], dilation: tuple[int, int] = (1, 1), integer: bool = True) -> jax.Array:
@@ -44,6 +59,8 @@ def depthwise(x: Any, w: Any, stride: tuple[int, int], dilation: tuple[int, int]
     if c == 1:
         stem = conv if integer else conv_float
         return stem(x, w, stride, dilation)
+    if integer and c <= 16 and onednn.enabled():
+        return conv(x, w.reshape(kh, kw, 1, c * m), stride, dilation, groups=c)
     if integer and c <= 8 and m == 1 and dilation == (1, 1) and not _gpu() and _fast("conv"):
         # loops over so few channels do not vectorize: a dense convolution by a diagonal of weights is faster
         return _conv_side_by_side(x, w * jnp.eye(c, dtype=w.dtype)[None, None], stride, _conv_padded)
@@ -95,7 +112,7 @@ def _conv_plain(x: Any, w: Any, stride: tuple[int, int], dilation: tuple[int, in
 
 def _conv_fast(x: Any, w: Any, stride: tuple[int, int], dilation: tuple[int, int]) -> jax.Array:
     kh, kw, c, o = w.shape
-    if _gpu() or (kh, kw) == (1, 1):
+    if _gpu():
         return _dense_fast(_columns(x, kh, kw, stride, dilation), w.reshape(kh * kw * c, o))
     if c <= 4 and o <= 16 and dilation == (1, 1):
         return _conv_side_by_side(x, w, stride, _conv_padded)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from . import onednn
 from .errors import BadData, QsimError, Unsupported
 from .graph import Graph, Model, Node, QParams, Tensor
 from .hoist import split
@@ -347,9 +348,13 @@ def _taps(graph: Graph, taps: Any) -> tuple[int, ...] | None:
 
 
 def _micro_batch(graph: Graph) -> int:
-    """Samples at once: the largest intermediate, as int32, stays within half a mebibyte (a part of the L2 cache); 1..64."""
+    """Samples at once: the largest intermediate, as int32, fills half a mebibyte (a part of the L2 cache); 1..64.
+
+    With oneDNN two mebibytes: its calls cost some microseconds each.
+    """
+    room = (2 if onednn.enabled() else 0.5) * 2**20
     largest = max((int(np.prod(graph.tensors[t].shape)) for n in graph.nodes for t in n.outputs), default=1)
-    return int(np.clip(_power_of_two((512 << 10) // (4 * max(largest, 1))), 1, 64))
+    return int(np.clip(_power_of_two(int(room) // (4 * max(largest, 1))), 1, 64))
 
 
 def _power_of_two(n: int) -> int:

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
+from .fixed import clamp
 from .graph import QParams
 
 
@@ -23,14 +23,24 @@ def snap(x: Any, q: QParams) -> Any:
     scale, zero = _along(q.scale, x, q.axis, np.float32), _along(q.zero_point, x, q.axis, np.float32)
     low, high = (jnp.asarray(v).astype(np.float32) for v in (q.low, q.high))
     inside = _clip(x * (np.float32(1) / scale), low - zero, high - zero)
-    rounded = inside + lax.stop_gradient(jnp.round(inside) - inside)
-    return rounded * scale
+    return _round(inside) * scale
+
+
+@jax.custom_jvp
+def _round(x: Any) -> Any:
+    """Round half to even, with the gradient of the identity."""
+    return jnp.round(x)
+
+
+@_round.defjvp
+def _round_jvp(primals: tuple, tangents: tuple) -> tuple:
+    return _round(*primals), tangents[0]
 
 
 @jax.custom_jvp
 def _clip(x: Any, low: Any, high: Any) -> Any:
     """min(max(x, low), high) whose gradient counts the ends as inside: values already on the grid often lie exactly there."""
-    return jnp.minimum(jnp.maximum(x, low), high)
+    return clamp(x, low, high)
 
 
 @_clip.defjvp

@@ -25,8 +25,8 @@ def activate(name: str, x: Any) -> Any:
     if name == "TANH":
         return ns.tanh(x)
     low, high = _ENDS.get(name, (None, None))
-    x = x if low is None else ns.maximum(x, low)
-    return x if high is None else ns.minimum(x, high)
+    x = x if low is None else ns.where(x < low, x.dtype.type(low), x)
+    return x if high is None else ns.where(x > high, x.dtype.type(high), x)
 
 
 def align(*arrays: Any) -> tuple[Any, ...]:

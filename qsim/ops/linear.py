@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from .. import dot, fixed
+from .. import dot, fixed, onednn
 from ..errors import Unsupported
 from ..graph import Options, QParams, Tensor
+from ..onednn import Window
 from ..op import Case, Kernel, Op, Plan, Rule, Site
 from .common import activate
-from .windows import pad_window, window
+from .windows import pad, pad_window, window
 
 f32 = np.float32
 
@@ -161,9 +162,20 @@ def _steps(options: Options) -> tuple[tuple[int, int], tuple[int, int]]:
 
 def conv_real(options: Options, x: Any, w: Any, bias: Any = None) -> Any:
     """y[n, h, w, o] = act(sum x[n, h s + i d, w s + j d, c] * w[o, i, j, c] + bias[o]); grouped where c is a multiple of w's depth."""
-    x = pad_window(x, 0, *_windows(options, x, w.shape[1], w.shape[2]))
-    y = dot.conv_float(x, jnp.transpose(w, (1, 2, 3, 0)), *_steps(options), groups=x.shape[3] // w.shape[3])
-    return activate(options.fused_activation_function, _add_bias(y, bias))
+    return _real_sums(_conv_real, options, x, jnp.transpose(w, (1, 2, 3, 0)), bias, x.shape[3] // w.shape[3])
+
+
+def _conv_real(how: Window, x: Any, w: Any, bias: Any = None) -> Any:
+    y = dot.conv_float(pad(x, 0, how.pads), w, how.stride, how.dilation, groups=how.groups)
+    return activate(how.activation, _add_bias(y, bias))
+
+
+def _real_sums(plain: Any, options: Options, x: Any, w: Any, bias: Any, groups: int) -> Any:
+    """A float convolution with its bias and activation. w: (kh, kw, c / groups, o)."""
+    rows, cols = _windows(options, x, w.shape[0], w.shape[1])
+    how = Window(*_steps(options), (rows[1:], cols[1:]), groups, options.fused_activation_function)
+    args = (x, w) if bias is None else (x, w, bias.reshape(-1))
+    return onednn.conv(plain, how, *args) if onednn.enabled() else plain(how, *args)
 
 
 def _add_bias(y: Any, bias: Any) -> Any:
@@ -193,11 +205,14 @@ def conv_run(options: Options, how: Rescale, leaves: dict[str, Any], x: Any, *_:
 
 def depthwise_real(options: Options, x: Any, w: Any, bias: Any = None) -> Any:
     """y[n, h, w, c m + j] = act(sum x[n, h s + i d, w s + j d, c] * w[0, i, j, c m + j] + bias)."""
-    _, kh, kw, o = w.shape
-    x = pad_window(x, 0, *_windows(options, x, kh, kw))
+    return _real_sums(_depthwise_real, options, x, jnp.transpose(w, (1, 2, 0, 3)), bias, x.shape[3])
+
+
+def _depthwise_real(how: Window, x: Any, w: Any, bias: Any = None) -> Any:
+    kh, kw, _, o = w.shape
     taps = w.reshape(kh, kw, x.shape[3], o // x.shape[3])
-    y = dot.depthwise(x, taps, *_steps(options), integer=False)
-    return activate(options.fused_activation_function, _add_bias(y, bias))
+    y = dot.depthwise(pad(x, 0, how.pads), taps, how.stride, how.dilation, integer=False)
+    return activate(how.activation, _add_bias(y, bias))
 
 
 def depthwise_plan(site: Site, flavour: str) -> Plan:

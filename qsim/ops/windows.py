@@ -22,5 +22,10 @@ def window(n: int, kernel: int, stride: int, dilation: int, padding: str) -> tup
 
 def pad_window(x: Any, value: Any, rows: tuple[int, int, int], cols: tuple[int, int, int]) -> Any:
     """x (n, h, w, c) padded (or cropped) in h and w as `window` says, with `value`."""
-    low_high = [(0, 0, 0), (rows[1], rows[2], 0), (cols[1], cols[2], 0), (0, 0, 0)]
+    return pad(x, value, (rows[1:], cols[1:]))
+
+
+def pad(x: Any, value: Any, pads: Any) -> Any:
+    """x (n, h, w, c) with pads ((top, bottom), (left, right)) of `value`; negative ones crop."""
+    low_high = [(0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0)]
     return x if all(p == (0, 0, 0) for p in low_high) else lax.pad(x, jnp.asarray(value, x.dtype), low_high)

@@ -1,0 +1,169 @@
+"""Convolutions and products by the oneDNN library that XLA carries, called by name: faster than XLA's own on x86 CPUs. Opt-in.
+
+`enable` (called by `tune_cpu(onednn=True)`) turns it on where the call is known to work. The call is an internal interface of XLA: its
+configuration changes between versions and a wrong one aborts the process, so only jaxlib versions that were measured are let in.
+Programs that contain it cannot be kept in the persistent compile cache.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import platform
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+log = logging.getLogger("qsim")
+MEASURED = ("0.10.2",)  # jaxlib versions with this configuration
+FUSED: dict[str, list[str]] = {"NONE": [], "RELU": ["RELU"], "RELU6": ["RELU6"], "TANH": ["TANH"]}
+_enabled = False
+
+
+class Window(NamedTuple):
+    """What a convolution does besides its operands. pads: ((top, bottom), (left, right)) of zeros; negative ones crop."""
+
+    stride: tuple[int, int]
+    dilation: tuple[int, int] = (1, 1)
+    pads: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
+    groups: int = 1
+    activation: str = "NONE"
+
+
+def enable(on: bool = True) -> bool:
+    """Use oneDNN in what is traced from now on; returns whether it is in use. Where it cannot be, a log line says why."""
+    global _enabled
+    reason = _obstacle() if on else None
+    _enabled = on and reason is None
+    if reason:
+        log.warning("oneDNN is not used: %s", reason)
+    return _enabled
+
+
+def enabled() -> bool:
+    return _enabled
+
+
+def conv(plain: Callable[..., Any], how: Window, *args: Any) -> Any:
+    """`plain(how, x, w[, bias])` by oneDNN where that is likely faster; same shapes, same integers, floats up to their last bits.
+
+    x: (n, h, w, c), w: (kh, kw, c / groups, o), float32 (to float32) or int8 (to int32, no bias, no activation).
+    Batches of x fold into n. Gradients are those of `plain`; where weights are batched, `plain` computes.
+    """
+    types = {a.dtype.name for a in args}
+    if how.activation not in FUSED or min(*how.pads[0], *how.pads[1]) < 0 or types not in ({"float32"}, {"int8"}):
+        return plain(how, *args)
+    return _ruled(plain, _conv_call, _conv_pays, how)(*args)
+
+
+def dense(plain: Callable[..., Any], x: Any, w: Any) -> Any:
+    """`plain(None, x, w)`: sum_k x[m, k] * w[k, n] of int8 as int32, by oneDNN where that is likely faster."""
+    return _ruled(plain, _dense_call, _dense_pays, None)(x, w)
+
+
+@functools.cache
+def _ruled(plain: Callable[..., Any], call: Callable[..., Any], pays: Callable[..., bool], how: Any) -> Callable[..., Any]:
+    """The call with its rules for vmap (fold the batch into the first axis of x) and for derivatives (those of `plain`)."""
+
+    @jax.custom_batching.custom_vmap
+    def run(*args: Any) -> Any:
+        return (call if pays(how, *args) else plain)(how, *args)
+
+    @run.def_vmap
+    def batch(size: int, batched: Any, *args: Any) -> Any:
+        x, *rest = args
+        if any(batched[1:]):
+            return jax.vmap(functools.partial(plain, how), [0 if b else None for b in batched])(*args), True
+        y = run(x.reshape(-1, *x.shape[2:]), *rest)
+        return y.reshape(size, -1, *y.shape[1:]), True
+
+    @jax.custom_jvp
+    def differentiable(*args: Any) -> Any:
+        return run(*args)
+
+    @differentiable.defjvp
+    def jvp(primals: Any, tangents: Any) -> Any:
+        return differentiable(*primals), jax.jvp(functools.partial(plain, how), primals, tangents)[1]
+
+    return differentiable
+
+
+# A call costs 10 to 20 us besides its work (the weights are laid out anew each time).
+
+
+def _conv_pays(how: Window, x: Any, w: Any, *_: Any) -> bool:
+    """Many output pixels; in float32, where XLA's own is as fast otherwise, of few channels."""
+    pixels = x.shape[0] * int(np.prod(_sizes(how, x, w)))
+    return pixels >= 256 if x.dtype == np.int8 else pixels >= 2048 and min(x.shape[3], w.shape[3]) <= 16
+
+
+def _dense_pays(_: Any, x: Any, w: Any) -> bool:
+    return x.shape[0] * w.shape[0] * w.shape[1] >= 1 << 18
+
+
+def _sizes(how: Window, x: Any, w: Any) -> tuple[int, ...]:
+    """Output height and width."""
+    spans = ((x.shape[1 + i] + sum(how.pads[i]) - (w.shape[i] - 1) * how.dilation[i] - 1, how.stride[i]) for i in (0, 1))
+    return tuple(span // step + 1 for span, step in spans)
+
+
+def _conv_call(how: Window, x: Any, w: Any, *bias: Any) -> Any:
+    data = {"dims": 4, "data": {"batch_dim": 0, "feature_dim": 3, "spatial_dims": [1, 2]}}
+    window = {
+        "size": w.shape[:2], "strides": how.stride, "window_dilations": how.dilation,
+        "pad_left": [p[0] for p in how.pads], "pad_right": [p[1] for p in how.pads],
+    }  # fmt: skip
+    config = {
+        "dims": 4, "input": data, "output": data, "window": window, "feature_groups": how.groups,
+        "kernel": {"dims": 4, "filter": {"input_feature_dim": 2, "output_feature_dim": 3, "spatial_dims": [0, 1]}},
+        "fusions": {"ops": [*(["BIAS"] if bias else []), *FUSED[how.activation]]},
+    }  # fmt: skip
+    return _library("convolution", {"onednn_conv_config": config}, (x.shape[0], *_sizes(how, x, w), w.shape[3]), x, w, *bias)
+
+
+def _dense_call(_: Any, x: Any, w: Any) -> Any:
+    return _library("matmul", {"onednn_matmul_config": {}}, (x.shape[0], w.shape[1]), x, w)
+
+
+def _library(name: str, config: dict[str, Any], shape: tuple[int, ...], *args: Any) -> Any:
+    out = jax.ShapeDtypeStruct(shape, np.int32 if args[0].dtype == np.int8 else np.float32)
+    call = jax.ffi.ffi_call(f"__onednn${name}", out, custom_call_api_version=2, legacy_backend_config=json.dumps(config))
+    return call(*args)
+
+
+# ---------------------------------------------------------------- may it be used here
+
+
+def _obstacle() -> str | None:
+    import jaxlib
+
+    if jaxlib.__version__ not in MEASURED:
+        return f"jaxlib is {jaxlib.__version__}; measured with {', '.join(MEASURED)}"
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        return f"this is {platform.system()} on {platform.machine()}; measured with Linux on x86_64"
+    if jax.default_backend() != "cpu":
+        return f"jax computes on {jax.default_backend()}"
+    if jax.config.read("jax_enable_compilation_cache") and jax.config.read("jax_compilation_cache_dir"):
+        return "programs with it cannot be kept in the persistent compile cache, which is on"
+    return None if _exact() else "its int8 sums are not exact on this CPU"
+
+
+@functools.cache
+def _exact() -> bool:
+    """Saturating operands: without VNNI instructions, sums of two products would saturate in 16 bits."""
+    rng = np.random.default_rng(0)
+    x = rng.choice(np.array([-128, -127, 127], np.int8), (2, 9, 9, 24))
+    w = rng.choice(np.array([-128, 127], np.int8), (3, 3, 24, 20))
+    x[0], w[..., 0], w[..., 1] = -128, -128, 127
+    views = np.lib.stride_tricks.sliding_window_view(x.astype(np.int64), (3, 3), (1, 2))
+    sums = np.einsum("nhwcij,ijco->nhwo", views, w.astype(np.int64))
+    alone = np.einsum("nhwcij,ijc->nhwc", views, w[..., 0].astype(np.int64))
+    rows, columns = np.moveaxis(views, 3, 5).reshape(-1, 216).astype(np.int8), w.reshape(216, 20)
+    found: list[tuple[Callable[..., Any], Any, Any, Any, Any]] = [
+        (_conv_call, Window((1, 1)), x, w, sums), (_conv_call, Window((1, 1), groups=24), x, w[:, :, None, :, 0], alone),
+        (_dense_call, None, rows, columns, sums.reshape(-1, 20)),
+    ]  # fmt: skip
+    return all((np.asarray(jax.jit(functools.partial(call, how))(x, w)) == want).all() for call, how, x, w, want in found)
