@@ -29,7 +29,7 @@ NETS = {  # name: (float file, int8 file or None where qsim quantizes the float 
     "resnet8": ("mlperf_resnet8_f32", "mlperf_resnet8_int8", 256),
     "vww96": ("mlperf_vww96_f32", "mlperf_vww96_int8", 128),
     "ad01": ("mlperf_ad01_f32", "mlperf_ad01_int8", 1024),
-    "mobilenet_v2": ("twin_mobilenet_v2_100_224_f32", None, 16),
+    "mobilenet_v2": ("twin_mobilenet_v2_100_224_f32", None, 48),
 }
 TARGETS = {
     "integer xnnpack / LiteRT default": {"resnet8": 0.85, "vww96": 0.70, "mobilenet_v2": 0.75},

@@ -172,12 +172,23 @@ def _columns(x: Any, kh: int, kw: int, stride: tuple[int, int], dilation: tuple[
     return views[0] if len(views) == 1 else jnp.concatenate(views, axis=-1)
 
 
+def dense_float(x: Any, w: Any) -> jax.Array:
+    """sum_k x[..., k] * w[k, n] of float32 arrays."""
+    if onednn.enabled():
+        return onednn.dense(_products_float, x.reshape(-1, x.shape[-1]), w).reshape(*x.shape[:-1], -1)
+    return _products_float(None, x, w)
+
+
+def _products_float(_: Any, x: Any, w: Any) -> jax.Array:
+    return jnp.matmul(x, w, precision=lax.Precision.HIGHEST)
+
+
 def conv_float(x: Any, w: Any, stride: tuple[int, int], dilation: tuple[int, int] = (1, 1), groups: int = 1) -> jax.Array:
     """VALID convolution of float32 arrays, shapes as `conv`; pointwise ones and thin stems take the form that is fast on CPUs."""
     kh, kw, c, o = w.shape
     if groups == 1 and not _gpu():
         if (kh, kw) == (1, 1) and max(c, o) > 16:
-            return jnp.matmul(_columns(x, 1, 1, stride, dilation), w.reshape(c, o), precision=lax.Precision.HIGHEST)
+            return dense_float(_columns(x, 1, 1, stride, dilation), w.reshape(c, o))
         if c <= 4 and o <= 16 and dilation == (1, 1):
             return _conv_side_by_side(x, w, stride, _conv_plain_float)
         if c == 3:

@@ -60,7 +60,9 @@ def conv(plain: Callable[..., Any], how: Window, *args: Any) -> Any:
 
 
 def dense(plain: Callable[..., Any], x: Any, w: Any) -> Any:
-    """`plain(None, x, w)`: sum_k x[m, k] * w[k, n] of int8 as int32, by oneDNN where that is likely faster."""
+    """`plain(None, x, w)`: sum_k x[m, k] * w[k, n], int8 (to int32) or float32, by oneDNN where that is likely faster."""
+    if {x.dtype.name, w.dtype.name} not in ({"float32"}, {"int8"}):
+        return plain(None, x, w)
     return _ruled(plain, _dense_call, _dense_pays, None)(x, w)
 
 
@@ -101,7 +103,7 @@ def _conv_pays(how: Window, x: Any, w: Any, *_: Any) -> bool:
 
 
 def _dense_pays(_: Any, x: Any, w: Any) -> bool:
-    return x.shape[0] * w.shape[0] * w.shape[1] >= 1 << 18
+    return x.shape[0] * w.shape[0] * w.shape[1] >= (1 << 18 if x.dtype == np.int8 else 1 << 20)
 
 
 def _sizes(how: Window, x: Any, w: Any) -> tuple[int, ...]:
@@ -146,7 +148,8 @@ def _obstacle() -> str | None:
         return f"this is {platform.system()} on {platform.machine()}; measured with Linux on x86_64"
     if jax.default_backend() != "cpu":
         return f"jax computes on {jax.default_backend()}"
-    if jax.config.read("jax_enable_compilation_cache") and jax.config.read("jax_compilation_cache_dir"):
+    config: Any = jax.config
+    if config.jax_enable_compilation_cache and config.jax_compilation_cache_dir:
         return "programs with it cannot be kept in the persistent compile cache, which is on"
     return None if _exact() else "its int8 sums are not exact on this CPU"
 

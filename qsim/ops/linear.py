@@ -245,7 +245,7 @@ def _rows(options: Options, x: Any, depth: int) -> Any:
 def dense_real(options: Options, x: Any, w: Any, bias: Any = None) -> Any:
     """y[..., o] = act(sum_k x[..., k] * w[o, k] + bias[o]). x is read as rows of k unless keep_num_dims."""
     x = _rows(options, x, w.shape[1])
-    y = jnp.matmul(x, w.T, precision="highest")
+    y = dot.dense_float(x, w.T)
     return activate(options.fused_activation_function, _add_bias(y, bias))
 
 
