@@ -3,7 +3,8 @@
     python experiments/benchmark.py [--nets resnet8 vww96 ad01 mobilenet_v2] [--seconds 3] [--out results.json]
 
 Needs $QSIM_MODELS. A ratio above 1 means qsim is faster. Each row is the median of alternating rounds with its quartiles; wall
-figures with two threads (two host devices for JAX, num_threads=2 for LiteRT) come from a second process, `--wall`.
+figures with two threads (a thread pool of two for JAX, num_threads=2 for LiteRT) come from a second process, `--wall`. The process is
+tuned by `tune_cpu(onednn=True)`.
 Answer: see the table that it prints, and results/benchmark.json.
 """
 
