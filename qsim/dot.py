@@ -20,66 +20,83 @@ from jax import lax
 
 from . import onednn
 from .onednn import Window
+from .windows import pad
 
 log = logging.getLogger("qsim")
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
-def dense(x: Any, w: Any) -> jax.Array:
-    """sum_k x[..., k] * w[k, n] as int32. x: int8 (..., k). w: int8 (k, n)."""
+def dense(x: Any, w: Any, *bias: Any) -> jax.Array:
+    """sum_k x[..., k] * w[k, n] + bias[n] as int32. x: int8 (..., k). w: int8 (k, n). bias: int32 (n,), or none."""
     if onednn.enabled():
-        return onednn.dense(_products, x.reshape(-1, x.shape[-1]), w).reshape(*x.shape[:-1], -1)
-    return _products(None, x, w)
+        return onednn.dense(_products, x.reshape(-1, x.shape[-1]), w, *bias).reshape(*x.shape[:-1], -1)
+    return _products(None, x, w, *bias)
 
 
-def _products(_: Any, x: Any, w: Any) -> jax.Array:
-    return _dense_fast(x, w) if _fast("dense") else _dense_plain(x, w)
+def _products(_: Any, x: Any, w: Any, *bias: Any) -> jax.Array:
+    return add_bias(_dense_fast(x, w) if _fast("dense") else _dense_plain(x, w), *bias)
 
 
-def conv(x: Any, w: Any, stride: tuple[int, int], dilation: tuple[int, int] = (1, 1), groups: int = 1) -> jax.Array:
-    """VALID convolution as int32. x: int8 (n, h, w, c), already padded. w: int8 (kh, kw, c / groups, o)."""
-    if w.shape[:2] == (1, 1) and groups == 1:
-        return dense(_columns(x, 1, 1, stride, dilation), w.reshape(w.shape[2:]))
-    how = Window(stride, dilation, groups=groups)
-    return onednn.conv(_sums, how, x, w) if onednn.enabled() else _sums(how, x, w)
+def add_bias(y: Any, bias: Any = None) -> Any:
+    """y[..., o] + bias[o]."""
+    return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
 
 
-def _sums(how: Window, x: Any, w: Any) -> jax.Array:
+def conv(x: Any, w: Any, bias: Any, how: Window, zero_point: Any) -> jax.Array:
+    """Convolution as int32. x: int8 (n, h, w, c), padded with its zero_point. w: int8 (kh, kw, c / groups, o). bias: int32 (o,)."""
+    if w.shape[:2] == (1, 1) and how == Window((1, 1)):
+        return dense(x, w.reshape(w.shape[2:]), bias)
+    return onednn.conv(_sums, how, x, w, bias, zero_point) if onednn.enabled() else _sums(how, x, w, bias, zero_point)
+
+
+def _sums(how: Window, x: Any, w: Any, bias: Any, zero_point: Any) -> jax.Array:
+    x = pad(x, zero_point, how.pads)
     if how.groups > 1 or not _fast("conv"):
-        return _conv_plain(x, w, how.stride, how.dilation, how.groups)
-    return _conv_fast(x, w, how.stride, how.dilation)
+        return add_bias(_conv_plain(x, w, how.stride, how.dilation, how.groups), bias)
+    if w.shape[:2] == (1, 1):
+        return _products(None, _columns(x, 1, 1, how.stride, how.dilation), w.reshape(w.shape[2:]), bias)
+    return add_bias(_conv_fast(x, w, how.stride, how.dilation), bias)
 
 
-def depthwise(x: Any, w: Any, stride: tuple[int, int], dilation: tuple[int, int] = (1, 1), integer: bool = True) -> jax.Array:
-    """VALID depthwise convolution by shifted products; output channel = c * m + j. x: (n, h, w, c). w: (kh, kw, c, m).
+def depthwise(x: Any, w: Any, bias: Any, how: Window, zero_point: Any) -> jax.Array:
+    """As `conv` with one channel a group: w: int8 (kh, kw, 1, c m), output channel c m + j reads channel c."""
+    if x.shape[3] == 1:
+        return conv(x, w, bias, how, zero_point)
+    return onednn.conv(_shifted, how, x, w, bias, zero_point) if onednn.enabled() else _shifted(how, x, w, bias, zero_point)
 
-    integer: int8 operands, int16 products (|product| <= 2^14), int32 sums. Otherwise in the type of the operands (float32).
-    """
-    kh, kw, c, m = w.shape
-    if c == 1:
-        stem = conv if integer else conv_float
-        return stem(x, w, stride, dilation)
-    if integer and c <= 16 and onednn.enabled():
-        return conv(x, w.reshape(kh, kw, 1, c * m), stride, dilation, groups=c)
-    if integer and c <= 8 and m == 1 and dilation == (1, 1) and not _gpu() and _fast("conv"):
+
+def _shifted(how: Window, x: Any, w: Any, bias: Any, zero_point: Any) -> jax.Array:
+    """Depthwise convolution by shifted products: int16 (|product| <= 2^14), summed in int32."""
+    x, c, o = pad(x, zero_point, how.pads), x.shape[3], w.shape[3]
+    if c <= 8 and c == o and how.dilation == (1, 1) and not _gpu() and _fast("conv"):
         # loops over so few channels do not vectorize: a dense convolution by a diagonal of weights is faster
-        return _conv_side_by_side(x, w * jnp.eye(c, dtype=w.dtype)[None, None], stride, _conv_padded)
-    n, h, wide, _ = x.shape
+        diagonal = w * jnp.eye(c, dtype=w.dtype)[None, None]
+        return add_bias(_conv_side_by_side(x, diagonal, how.stride, _conv_padded), bias)
+    products = [p.astype(np.int32) for p in _products_of_taps(x.astype(np.int16), w.astype(np.int16), how.stride, how.dilation)]
+    return add_bias(sum(products[1:], products[0]), bias)
+
+
+def depthwise_float(x: Any, w: Any, stride: tuple[int, int], dilation: tuple[int, int] = (1, 1)) -> jax.Array:
+    """VALID depthwise convolution of float32 arrays, w as `depthwise`."""
+    if x.shape[3] == 1:
+        return conv_float(x, w, stride, dilation)
+    products = _products_of_taps(x, w, stride, dilation)
+    return sum(products[1:], products[0])
+
+
+def _products_of_taps(x: Any, w: Any, stride: tuple[int, int], dilation: tuple[int, int]) -> list[jax.Array]:
+    """Per position of the window, the shifted input times the weights there: (n, oh, ow, c m) each."""
+    kh, kw, _, o = w.shape
+    n, h, wide, c = x.shape
     oh = (h - (kh - 1) * dilation[0] - 1) // stride[0] + 1
     ow = (wide - (kw - 1) * dilation[1] - 1) // stride[1] + 1
-    if integer:
-        x, w = x.astype(np.int16), w.astype(np.int16)
-    total = None
+    products = []
     for i in range(kh):
         for j in range(kw):
             y, z = i * dilation[0], j * dilation[1]
             ends = (n, y + (oh - 1) * stride[0] + 1, z + (ow - 1) * stride[1] + 1, c)
-            tap = lax.slice(x, (0, y, z, 0), ends, (1, *stride, 1))
-            product = _tap(tap, w[i, j], m)
-            product = product.astype(np.int32) if integer else product
-            total = product if total is None else total + product
-    assert total is not None
-    return total
+            products.append(_tap(lax.slice(x, (0, y, z, 0), ends, (1, *stride, 1)), w[i, j], o // c))
+    return products
 
 
 def _tap(x: jax.Array, w: jax.Array, m: int) -> jax.Array:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 log = logging.getLogger("qsim")
@@ -24,7 +25,7 @@ _enabled = False
 
 
 class Window(NamedTuple):
-    """What a convolution does besides its operands. pads: ((top, bottom), (left, right)) of zeros; negative ones crop."""
+    """What a convolution does besides its operands. pads: ((top, bottom), (left, right))."""
 
     stride: tuple[int, int]
     dilation: tuple[int, int] = (1, 1)
@@ -48,22 +49,25 @@ def enabled() -> bool:
 
 
 def conv(plain: Callable[..., Any], how: Window, *args: Any) -> Any:
-    """`plain(how, x, w[, bias])` by oneDNN where that is likely faster; same shapes, same integers, floats up to their last bits.
+    """`plain(how, *args)` by oneDNN where that is likely faster; same shapes, same integers, floats up to their last bits.
 
-    x: (n, h, w, c), w: (kh, kw, c / groups, o), float32 (to float32) or int8 (to int32, no bias, no activation).
-    Batches of x fold into n. Gradients are those of `plain`; where weights are batched, `plain` computes.
+    args: float32 x (n, h, w, c), w (kh, kw, c / groups, o) and maybe bias (o,); or int8 x and w, int32 bias and the int8 value that
+    x is padded with, to int32 (no activation). Batches of x fold into n. Gradients are those of `plain`; where other operands are
+    batched, `plain` computes.
     """
-    types = {a.dtype.name for a in args}
-    if how.activation not in FUSED or min(*how.pads[0], *how.pads[1]) < 0 or types not in ({"float32"}, {"int8"}):
-        return plain(how, *args)
-    return _ruled(plain, _conv_call, _conv_pays, how)(*args)
+    fits = how.activation in FUSED and _typed(*args)
+    return _ruled(plain, _conv_call, _conv_pays, how)(*args) if fits else plain(how, *args)
 
 
-def dense(plain: Callable[..., Any], x: Any, w: Any) -> Any:
-    """`plain(None, x, w)`: sum_k x[m, k] * w[k, n], int8 (to int32) or float32, by oneDNN where that is likely faster."""
-    if {x.dtype.name, w.dtype.name} not in ({"float32"}, {"int8"}):
-        return plain(None, x, w)
-    return _ruled(plain, _dense_call, _dense_pays, None)(x, w)
+def dense(plain: Callable[..., Any], *args: Any) -> Any:
+    """`plain(None, x, w[, bias])`: sum_k x[m, k] * w[k, n] + bias[n], types as `conv`, by oneDNN where that is likely faster."""
+    return _ruled(plain, _dense_call, _dense_pays, None)(*args) if _typed(*args) else plain(None, *args)
+
+
+def _typed(x: Any, w: Any, *bias: Any) -> bool:
+    """Operands of types that the calls take."""
+    types = [a.dtype.name for a in (x, w, *bias)]
+    return types in (["float32"] * len(types), ["int8", "int8", "int32", "int8"][: len(types)])
 
 
 @functools.cache
@@ -97,12 +101,14 @@ def _ruled(plain: Callable[..., Any], call: Callable[..., Any], pays: Callable[.
 
 
 def _conv_pays(how: Window, x: Any, w: Any, *_: Any) -> bool:
-    """Many output pixels; in float32, where XLA's own is as fast otherwise, of few channels."""
+    """Many output pixels; of few channels, where XLA's own is as fast otherwise: in float32, or one channel a group."""
     pixels = x.shape[0] * int(np.prod(_sizes(how, x, w)))
-    return pixels >= 256 if x.dtype == np.int8 else pixels >= 2048 and min(x.shape[3], w.shape[3]) <= 16
+    if x.dtype == np.float32:
+        return pixels >= 2048 and min(x.shape[3], w.shape[3]) <= 16
+    return pixels >= 256 and (w.shape[2] > 1 or x.shape[3] <= 16)
 
 
-def _dense_pays(_: Any, x: Any, w: Any) -> bool:
+def _dense_pays(_: Any, x: Any, w: Any, *__: Any) -> bool:
     return x.shape[0] * w.shape[0] * w.shape[1] >= (1 << 18 if x.dtype == np.int8 else 1 << 20)
 
 
@@ -112,7 +118,14 @@ def _sizes(how: Window, x: Any, w: Any) -> tuple[int, ...]:
     return tuple(span // step + 1 for span, step in spans)
 
 
-def _conv_call(how: Window, x: Any, w: Any, *bias: Any) -> Any:
+def _conv_call(how: Window, x: Any, w: Any, *more: Any) -> Any:
+    if x.dtype == np.int8:
+        bias, zero_point = more
+        return _conv_library(how, _unsigned(x), w) + _offset(how, x, w, bias, zero_point)
+    return _conv_library(how, x, w, *more)
+
+
+def _conv_library(how: Window, x: Any, w: Any, *bias: Any) -> Any:
     data = {"dims": 4, "data": {"batch_dim": 0, "feature_dim": 3, "spatial_dims": [1, 2]}}
     window = {
         "size": w.shape[:2], "strides": how.stride, "window_dilations": how.dilation,
@@ -126,14 +139,44 @@ def _conv_call(how: Window, x: Any, w: Any, *bias: Any) -> Any:
     return _library("convolution", {"onednn_conv_config": config}, (x.shape[0], *_sizes(how, x, w), w.shape[3]), x, w, *bias)
 
 
-def _dense_call(_: Any, x: Any, w: Any) -> Any:
-    return _library("matmul", {"onednn_matmul_config": {}}, (x.shape[0], w.shape[1]), x, w)
+def _dense_call(_: Any, x: Any, w: Any, *bias: Any) -> Any:
+    shape = (x.shape[0], w.shape[1])
+    if x.dtype == np.int8:
+        offset = sum(bias, np.int32(-128) * w.sum(0, dtype=np.int32))
+        return _library("matmul", {"onednn_matmul_config": {}}, shape, _unsigned(x), w) + offset[None]
+    config = {"fusions": {"ops": ["BIAS"] if bias else []}}
+    return _library("matmul", {"onednn_matmul_config": config}, shape, x, w, *bias)
 
 
-def _library(name: str, config: dict[str, Any], shape: tuple[int, ...], *args: Any) -> Any:
-    out = jax.ShapeDtypeStruct(shape, np.int32 if args[0].dtype == np.int8 else np.float32)
+def _library(name: str, config: dict[str, Any], shape: tuple[int, ...], x: Any, *args: Any) -> Any:
+    out = jax.ShapeDtypeStruct(shape, np.float32 if x.dtype == np.float32 else np.int32)
     call = jax.ffi.ffi_call(f"__onednn${name}", out, custom_call_api_version=2, legacy_backend_config=json.dumps(config))
-    return call(*args)
+    return call(x, *args)
+
+
+# x86 multiplies unsigned by signed bytes: oneDNN would add 128 to int8 inputs at each call. Here what makes x adds it, and 128 sum w
+# comes off together with the bias, in what reads the sums.
+
+
+def _unsigned(x: Any) -> Any:
+    return jax.lax.bitcast_convert_type(x ^ np.int8(-128), np.uint8)
+
+
+def _offset(how: Window, x: Any, w: Any, bias: Any, zero_point: Any) -> Any:
+    """What the sums of (x + 128) w over the inside of x lack: bias + z sum w - (z + 128) sum w inside; (o,), padded (1, oh, ow, o)."""
+    sums = w.sum(2, dtype=np.int32)
+    if not any((*how.pads[0], *how.pads[1])):
+        return (bias - np.int32(128) * sums.sum((0, 1)))[None, None, None]
+    z = zero_point.astype(np.int32)
+    rows, cols = (_inside(how, i, x.shape[1 + i], w.shape[i], _sizes(how, x, w)[i]) for i in (0, 1))
+    inside = jnp.einsum("hi,wj,ijo->hwo", rows, cols, sums)
+    return (bias + z * sums.sum((0, 1)))[None, None, None] - ((z + np.int32(128)) * inside)[None]
+
+
+def _inside(how: Window, axis: int, size: int, kernel: int, out: int) -> np.ndarray:
+    """(out, kernel) int32: 1 where this tap of this output position reads x, 0 where it reads padding."""
+    at = np.arange(out)[:, None] * how.stride[axis] - how.pads[axis][0] + np.arange(kernel) * how.dilation[axis]
+    return ((at >= 0) & (at < size)).astype(np.int32)
 
 
 # ---------------------------------------------------------------- may it be used here
@@ -157,16 +200,19 @@ def _obstacle() -> str | None:
 @functools.cache
 def _exact() -> bool:
     """Saturating operands: without VNNI instructions, sums of two products would saturate in 16 bits."""
-    rng = np.random.default_rng(0)
+    rng, z = np.random.default_rng(0), np.int8(-7)
     x = rng.choice(np.array([-128, -127, 127], np.int8), (2, 9, 9, 24))
     w = rng.choice(np.array([-128, 127], np.int8), (3, 3, 24, 20))
     x[0], w[..., 0], w[..., 1] = -128, -128, 127
-    views = np.lib.stride_tricks.sliding_window_view(x.astype(np.int64), (3, 3), (1, 2))
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=z)
+    views = np.lib.stride_tricks.sliding_window_view(padded.astype(np.int64), (3, 3), (1, 2))
     sums = np.einsum("nhwcij,ijco->nhwo", views, w.astype(np.int64))
     alone = np.einsum("nhwcij,ijc->nhwc", views, w[..., 0].astype(np.int64))
     rows, columns = np.moveaxis(views, 3, 5).reshape(-1, 216).astype(np.int8), w.reshape(216, 20)
-    found: list[tuple[Callable[..., Any], Any, Any, Any, Any]] = [
-        (_conv_call, Window((1, 1)), x, w, sums), (_conv_call, Window((1, 1), groups=24), x, w[:, :, None, :, 0], alone),
-        (_dense_call, None, rows, columns, sums.reshape(-1, 20)),
+    how, bias = Window((1, 1), pads=((1, 1), (1, 1))), np.arange(24, dtype=np.int32)
+    found: list[tuple[Callable[..., Any], Any, tuple[Any, ...], Any]] = [
+        (_conv_call, how, (x, w, bias[:20], z), sums + bias[:20]),
+        (_conv_call, how._replace(groups=24), (x, w[:, :, None, :, 0], bias, z), alone + bias),
+        (_dense_call, None, (rows, columns), sums.reshape(-1, 20)),
     ]  # fmt: skip
-    return all((np.asarray(jax.jit(functools.partial(call, how))(x, w)) == want).all() for call, how, x, w, want in found)
+    return all((np.asarray(jax.jit(functools.partial(call, how))(*args)) == want).all() for call, how, args, want in found)

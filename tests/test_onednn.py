@@ -14,6 +14,7 @@ import small
 
 from qsim import dot, onednn
 from qsim.onednn import Window
+from qsim.windows import pad
 
 
 @pytest.fixture
@@ -39,6 +40,9 @@ INTEGER = [  # (x shape, w shape, how)
     ((1, 34, 34, 4), (3, 3, 1, 8), Window((2, 2), groups=4)),
     ((4, 12, 12, 8), (3, 3, 4, 10), Window((1, 1), groups=2)),
     ((2, 16, 16, 6), (4, 4, 6, 33), Window((1, 1), pads=((1, 2), (0, 3)))),
+    ((1, 20, 20, 15), (3, 3, 1, 15), Window((1, 1), pads=((1, 1), (1, 1)), groups=15)),
+    ((1, 31, 30, 4), (5, 3, 1, 4), Window((1, 1), (2, 1), ((4, 3), (0, 1)), groups=4)),
+    ((4, 16, 16, 40), (1, 1, 40, 12), Window((2, 2))),
 ]
 
 
@@ -46,18 +50,22 @@ def _codes(shape, seed=0):
     return np.random.default_rng(seed).choice(np.array([-128, -127, -3, 0, 126, 127], np.int8), shape)
 
 
-def _wide(how, x, w):
-    """The same sums in int32, padded with zeros."""
-    low_high = [(0, 0), *how.pads, (0, 0)]
-    return dot._conv_plain(jnp.pad(x, low_high), w, how.stride, how.dilation, how.groups)
+def _wide(how, x, w, bias, zero_point):
+    """The same sums in int32."""
+    return dot.add_bias(dot._conv_plain(pad(x, zero_point, how.pads), w, how.stride, how.dilation, how.groups), bias)
+
+
+def _bias(w):
+    return np.random.default_rng(2).integers(-(2**20), 2**20, w.shape[-1]).astype(np.int32)
 
 
 @pytest.mark.parametrize(("x", "w", "how"), INTEGER)
 def test_integer_convolutions_are_exact(on, x, w, how):
-    x, w = _codes(x), _codes(w, 1)
-    got = jax.jit(lambda x, w: onednn.conv(_wide, how, x, w))(x, w)
-    assert "onednn" in jax.jit(lambda x, w: onednn.conv(_wide, how, x, w)).lower(x, w).as_text()
-    assert np.array_equal(got, _wide(how, x, w))
+    args = (_codes(x), _codes(w, 1), _bias(np.empty(w)))
+    for zero_point in (np.int8(-128), np.int8(0), np.int8(127)):
+        run = jax.jit(lambda *a: onednn.conv(_wide, how, *a))
+        assert "onednn" in run.lower(*args, zero_point).as_text()
+        assert np.array_equal(run(*args, zero_point), _wide(how, *args, zero_point))
 
 
 @pytest.mark.parametrize("shape", [(1, 1280, 1001), (64, 64, 64), (300, 31, 29), (7, 40000, 1)])
@@ -66,7 +74,9 @@ def test_products_are_exact(on, shape):
     x, w = _codes((m, k)), _codes((k, n), 1)
     x[0], w[:, 0] = -128, -128
     want = x.astype(np.int64) @ w.astype(np.int64)
-    assert np.array_equal(jax.jit(dot.dense)(x, w), want) and "onednn" in jax.jit(dot.dense).lower(x, w).as_text()
+    bias, run = _bias(w), jax.jit(dot.dense)
+    assert np.array_equal(run(x, w), want) and np.array_equal(run(x, w, bias), want + bias)
+    assert "onednn" in run.lower(x, w, bias).as_text()
 
 
 @pytest.mark.parametrize("activation", ["NONE", "RELU", "RELU6", "TANH", "RELU_N1_TO_1"])
@@ -82,14 +92,19 @@ def test_a_float_convolution_with_bias_and_activation(on, activation):
 
 
 def test_a_batch_of_inputs_is_one_call_and_a_batch_of_weights_is_none(on):
-    x, w, how = _codes((5, 2, 18, 17, 16)), _codes((3, 3, 16, 16), 1), Window((1, 1))
-    run = jax.jit(jax.vmap(lambda x, w: onednn.conv(_wide, how, x, w), (0, None)))
+    x, w, how = _codes((5, 2, 18, 17, 16)), _codes((3, 3, 16, 16), 1), Window((1, 1), pads=((1, 1), (1, 1)))
+    bias, zero_point = _bias(w), np.int8(-5)
+
+    def one(x, w):
+        return onednn.conv(_wide, how, x, w, bias, zero_point)
+
+    run = jax.jit(jax.vmap(one, (0, None)))
     assert run.lower(x, w).as_text().count("__onednn$convolution") == 1
-    assert np.array_equal(run(x, w), np.stack([_wide(how, one, w) for one in x]))
+    assert np.array_equal(run(x, w), np.stack([_wide(how, v, w, bias, zero_point) for v in x]))
     many = np.stack([w, -(w // 2)])
-    both = jax.jit(jax.vmap(jax.vmap(lambda x, w: onednn.conv(_wide, how, x, w), (0, None)), (None, 0)))
+    both = jax.jit(jax.vmap(jax.vmap(one, (0, None)), (None, 0)))
     assert "onednn" not in both.lower(x, many).as_text()
-    assert np.array_equal(both(x, many), np.stack([[_wide(how, one, v) for one in x] for v in many]))
+    assert np.array_equal(both(x, many), np.stack([[_wide(how, v, u, bias, zero_point) for v in x] for u in many]))
 
 
 def test_derivatives_are_those_of_the_plain_function(on):

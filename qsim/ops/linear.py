@@ -13,7 +13,7 @@ from ..graph import Options, QParams, Tensor
 from ..onednn import Window
 from ..op import Case, Kernel, Op, Plan, Rule, Site
 from .common import activate
-from .windows import pad, pad_window, window
+from ..windows import pad, window
 
 f32 = np.float32
 
@@ -147,14 +147,12 @@ def rule_of(site: Site, flavour: str) -> str:
     return RULES[site.node.op]["reference" if kernel == "builtin" and grouped else kernel]
 
 
-def _windows(options: Options, x: Any, kh: int, kw: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    rows = window(x.shape[1], kh, options.stride_h, options.dilation_h_factor, options.padding)
-    cols = window(x.shape[2], kw, options.stride_w, options.dilation_w_factor, options.padding)
-    return rows, cols
-
-
-def _steps(options: Options) -> tuple[tuple[int, int], tuple[int, int]]:
-    return (options.stride_h, options.stride_w), (options.dilation_h_factor, options.dilation_w_factor)
+def _window(options: Options, x: Any, w: Any, groups: int, activation: str = "NONE") -> Window:
+    """What the options ask of a convolution of x (n, h, w, c) by w (kh, kw, c / groups, o)."""
+    rows = window(x.shape[1], w.shape[0], options.stride_h, options.dilation_h_factor, options.padding)
+    cols = window(x.shape[2], w.shape[1], options.stride_w, options.dilation_w_factor, options.padding)
+    dilation = (options.dilation_h_factor, options.dilation_w_factor)
+    return Window((options.stride_h, options.stride_w), dilation, (rows[1:], cols[1:]), groups, activation)
 
 
 # CONV_2D ------------------------------------------------------------
@@ -167,19 +165,14 @@ def conv_real(options: Options, x: Any, w: Any, bias: Any = None) -> Any:
 
 def _conv_real(how: Window, x: Any, w: Any, bias: Any = None) -> Any:
     y = dot.conv_float(pad(x, 0, how.pads), w, how.stride, how.dilation, groups=how.groups)
-    return activate(how.activation, _add_bias(y, bias))
+    return activate(how.activation, dot.add_bias(y, bias))
 
 
 def _real_sums(plain: Any, options: Options, x: Any, w: Any, bias: Any, groups: int) -> Any:
     """A float convolution with its bias and activation. w: (kh, kw, c / groups, o)."""
-    rows, cols = _windows(options, x, w.shape[0], w.shape[1])
-    how = Window(*_steps(options), (rows[1:], cols[1:]), groups, options.fused_activation_function)
+    how = _window(options, x, w, groups, options.fused_activation_function)
     args = (x, w) if bias is None else (x, w, bias.reshape(-1))
     return onednn.conv(plain, how, *args) if onednn.enabled() else plain(how, *args)
-
-
-def _add_bias(y: Any, bias: Any) -> Any:
-    return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
 
 
 def conv_plan(site: Site, flavour: str) -> Plan:
@@ -195,9 +188,8 @@ def conv_plan(site: Site, flavour: str) -> Plan:
 
 def conv_run(options: Options, how: Rescale, leaves: dict[str, Any], x: Any, *_: Any) -> Any:
     w = leaves["weights"]
-    x = pad_window(x, leaves["input_zero_point"], *_windows(options, x, w.shape[0], w.shape[1]))
-    acc = dot.conv(x, w, *_steps(options), groups=x.shape[3] // w.shape[2])
-    return finish(how, leaves, _add_bias(acc, leaves["bias"]))
+    acc = dot.conv(x, w, leaves["bias"], _window(options, x, w, x.shape[3] // w.shape[2]), leaves["input_zero_point"])
+    return finish(how, leaves, acc)
 
 
 # DEPTHWISE_CONV_2D --------------------------------------------------
@@ -209,10 +201,8 @@ def depthwise_real(options: Options, x: Any, w: Any, bias: Any = None) -> Any:
 
 
 def _depthwise_real(how: Window, x: Any, w: Any, bias: Any = None) -> Any:
-    kh, kw, _, o = w.shape
-    taps = w.reshape(kh, kw, x.shape[3], o // x.shape[3])
-    y = dot.depthwise(pad(x, 0, how.pads), taps, how.stride, how.dilation, integer=False)
-    return activate(how.activation, _add_bias(y, bias))
+    y = dot.depthwise_float(pad(x, 0, how.pads), w, how.stride, how.dilation)
+    return activate(how.activation, dot.add_bias(y, bias))
 
 
 def depthwise_plan(site: Site, flavour: str) -> Plan:
@@ -221,17 +211,13 @@ def depthwise_plan(site: Site, flavour: str) -> Plan:
     *Restates*: DepthwiseConvPerChannel of the LiteRT kernels, XNNPACK's qs8-qc8w-dwconv.
     """
     rule = rule_of(site, flavour)
-    how, leaves = prepare(site, flavour, rule, _weights(site), 3)
-    kh, kw, o = leaves["weights"].shape[1:]
-    c = site.inputs[0].shape[3]  # type: ignore[union-attr]
-    leaves["weights"] = leaves["weights"].reshape(kh, kw, c, o // c)
+    how, leaves = prepare(site, flavour, rule, np.transpose(_weights(site), (1, 2, 0, 3)), 3)
     return Plan(how, leaves, NOTES[rule])
 
 
 def depthwise_run(options: Options, how: Rescale, leaves: dict[str, Any], x: Any, *_: Any) -> Any:
     w = leaves["weights"]
-    x = pad_window(x, leaves["input_zero_point"], *_windows(options, x, w.shape[0], w.shape[1]))
-    return finish(how, leaves, _add_bias(dot.depthwise(x, w, *_steps(options)), leaves["bias"]))
+    return finish(how, leaves, dot.depthwise(x, w, leaves["bias"], _window(options, x, w, x.shape[3]), leaves["input_zero_point"]))
 
 
 # FULLY_CONNECTED ----------------------------------------------------
@@ -246,7 +232,7 @@ def dense_real(options: Options, x: Any, w: Any, bias: Any = None) -> Any:
     """y[..., o] = act(sum_k x[..., k] * w[o, k] + bias[o]). x is read as rows of k unless keep_num_dims."""
     x = _rows(options, x, w.shape[1])
     y = dot.dense_float(x, w.T)
-    return activate(options.fused_activation_function, _add_bias(y, bias))
+    return activate(options.fused_activation_function, dot.add_bias(y, bias))
 
 
 def dense_plan(site: Site, flavour: str) -> Plan:
@@ -271,7 +257,7 @@ def dense_plan(site: Site, flavour: str) -> Plan:
 def dense_run(options: Options, static: tuple[Rescale, bool], leaves: dict[str, Any], x: Any, *_: Any) -> Any:
     how, asymmetric = static
     x = _rows(options, x, leaves["weights"].shape[0])
-    acc = _add_bias(dot.dense(x, leaves["weights"]), leaves["bias"])
+    acc = dot.dense(x, leaves["weights"], leaves["bias"])
     if asymmetric:
         acc = acc - leaves["weights_zero_point"] * jnp.sum(x.astype(np.int32), axis=-1, keepdims=True, dtype=np.int32)
     return finish(how, leaves, acc)
