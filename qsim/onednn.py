@@ -143,7 +143,8 @@ def _dense_call(_: Any, x: Any, w: Any, *bias: Any) -> Any:
     shape = (x.shape[0], w.shape[1])
     if x.dtype == np.int8:
         offset = sum(bias, np.int32(-128) * w.sum(0, dtype=np.int32))
-        return _library("matmul", {"onednn_matmul_config": {}}, shape, _unsigned(x), w) + offset[None]
+        config, w = {"optimization_config": {"weights_prepacked": True}}, _packed(w)
+        return _library("matmul", {"onednn_matmul_config": config}, shape, _unsigned(x), w) + offset[None]
     config = {"fusions": {"ops": ["BIAS"] if bias else []}}
     return _library("matmul", {"onednn_matmul_config": config}, shape, x, w, *bias)
 
@@ -160,6 +161,12 @@ def _library(name: str, config: dict[str, Any], shape: tuple[int, ...], x: Any, 
 
 def _unsigned(x: Any) -> Any:
     return jax.lax.bitcast_convert_type(x ^ np.int8(-128), np.uint8)
+
+
+def _packed(w: Any) -> Any:
+    """w (k, n) as the product would lay it out itself: blocks of 64 rows by 64 columns, 4 rows of a column side by side."""
+    w = jnp.pad(w, ((0, -w.shape[0] % 64), (0, -w.shape[1] % 64)))
+    return w.reshape(-1, 16, 4, w.shape[1] // 64, 64).transpose(3, 0, 1, 4, 2).reshape(-1)
 
 
 def _offset(how: Window, x: Any, w: Any, bias: Any, zero_point: Any) -> Any:
@@ -199,7 +206,8 @@ def _obstacle() -> str | None:
 
 @functools.cache
 def _exact() -> bool:
-    """Saturating operands: without VNNI instructions, sums of two products would saturate in 16 bits."""
+    """Saturating operands (without VNNI instructions, sums of two products would saturate in 16 bits), and products of several
+    shapes (other instructions may want other blocks of weights)."""
     rng, z = np.random.default_rng(0), np.int8(-7)
     x = rng.choice(np.array([-128, -127, 127], np.int8), (2, 9, 9, 24))
     w = rng.choice(np.array([-128, 127], np.int8), (3, 3, 24, 20))
@@ -208,11 +216,12 @@ def _exact() -> bool:
     views = np.lib.stride_tricks.sliding_window_view(padded.astype(np.int64), (3, 3), (1, 2))
     sums = np.einsum("nhwcij,ijco->nhwo", views, w.astype(np.int64))
     alone = np.einsum("nhwcij,ijc->nhwc", views, w[..., 0].astype(np.int64))
-    rows, columns = np.moveaxis(views, 3, 5).reshape(-1, 216).astype(np.int8), w.reshape(216, 20)
     how, bias = Window((1, 1), pads=((1, 1), (1, 1))), np.arange(24, dtype=np.int32)
     found: list[tuple[Callable[..., Any], Any, tuple[Any, ...], Any]] = [
         (_conv_call, how, (x, w, bias[:20], z), sums + bias[:20]),
         (_conv_call, how._replace(groups=24), (x, w[:, :, None, :, 0], bias, z), alone + bias),
-        (_dense_call, None, (rows, columns), sums.reshape(-1, 20)),
     ]  # fmt: skip
+    for m, k, n in ((300, 216, 20), (1, 1280, 1001), (49, 960, 320), (784, 24, 144), (40, 60, 40)):
+        x, w = (rng.choice(np.array([-128, -127, 127], np.int8), shape) for shape in ((m, k), (k, n)))
+        found.append((_dense_call, None, (x, w), x.astype(np.int64) @ w))
     return all((np.asarray(jax.jit(functools.partial(call, how))(*args)) == want).all() for call, how, args, want in found)

@@ -68,7 +68,7 @@ def test_integer_convolutions_are_exact(on, x, w, how):
         assert np.array_equal(run(*args, zero_point), _wide(how, *args, zero_point))
 
 
-@pytest.mark.parametrize("shape", [(1, 1280, 1001), (64, 64, 64), (300, 31, 29), (7, 40000, 1)])
+@pytest.mark.parametrize("shape", [(1, 1280, 1001), (64, 64, 64), (300, 31, 29), (7, 40000, 1), (9000, 3, 10), (50, 65, 129)])
 def test_products_are_exact(on, shape):
     m, k, n = shape
     x, w = _codes((m, k)), _codes((k, n), 1)

@@ -12,8 +12,8 @@ from ..errors import Unsupported
 from ..graph import Options, QParams, Tensor
 from ..onednn import Window
 from ..op import Case, Kernel, Op, Plan, Rule, Site
-from .common import activate
 from ..windows import pad, window
+from .common import activate
 
 f32 = np.float32
 

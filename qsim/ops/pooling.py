@@ -15,8 +15,8 @@ from jax import lax
 from ..fixed import store
 from ..graph import Options
 from ..op import Case, Op, Plan, Rule, Site
-from .common import Leaves, activate, bounds, each, plain, require_tied
 from ..windows import pad_window, window
+from .common import Leaves, activate, bounds, each, plain, require_tied
 
 Axis = tuple[int, int, int]  # output size, padding before, padding after
 
