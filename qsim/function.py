@@ -64,7 +64,8 @@ class Function:
         self.taps = _taps(self.graph, taps)
         self.micro_batch = _micro_batch(self.graph)
         self.jitted = jax.jit(self.apply)
-        self._blocks = jax.jit(self._run_blocks)
+        self._loops: dict[Any, tuple[Callable[..., Any], Callable[..., Any]]] = {}
+        self._prepared: tuple[Any, Any] = (None, None)
 
     # the pure function
 
@@ -107,28 +108,32 @@ class Function:
     def run_samples(self, params: Params, *inputs: np.ndarray) -> Any:
         """`batch` without checks, for any params: (N, *shape) arrays to a tree of numpy arrays (N, *shape)."""
         count, size = len(inputs[0]), self.micro_batch
+        prepared, loop = self._prepare(params, inputs)
         per_block = min(_power_of_two(-(-count // size)), self._most_chunks())
         parts = []
         for start in range(0, count, per_block * size):
             part = [x[start : start + per_block * size] for x in inputs]
             n = len(part[0])
-            chunks = [_padded(x, per_block * size).reshape(per_block, size, *x.shape[1:]) for x in part]
-            out = self._blocks(params, np.int32(-(-n // size)), *chunks)
+            chunks = [_filled(x, size, per_block * size).reshape(per_block, size, *x.shape[1:]) for x in part]
+            out = loop(prepared, np.int32(-(-n // size)), *chunks)
             parts.append(jax.tree.map(lambda y, n=n: np.asarray(y).reshape(-1, *y.shape[2:])[:n], out))
         return parts[0] if len(parts) == 1 else jax.tree.map(lambda *ys: np.concatenate(ys), *parts)
 
-    def _run_blocks(self, params: Params, count: Any, *chunks: Any) -> Any:
-        """The first `count` of (blocks, micro_batch, *shape) chunks, one after another; a loop of one compiled body."""
-        one = [jax.ShapeDtypeStruct(c.shape[1:], c.dtype) for c in chunks]
-        prepared, sample = split(lambda p, *xs: jax.vmap(functools.partial(self.apply, p))(*xs), params, *one)
-        shapes = jax.eval_shape(sample, prepared, *one)
-        start = jax.tree.map(lambda s: jnp.zeros((chunks[0].shape[0], *s.shape), s.dtype), shapes)
-
-        def body(i: Any, done: Any) -> Any:
-            out = sample(prepared, *(jax.lax.dynamic_index_in_dim(c, i, keepdims=False) for c in chunks))
-            return jax.tree.map(lambda d, y: jax.lax.dynamic_update_index_in_dim(d, y, i, 0), done, out)
-
-        return jax.lax.fori_loop(0, count, body, start)
+    def _prepare(self, params: Params, inputs: Sequence[np.ndarray]) -> tuple[Any, Callable[..., Any]]:
+        """What the loop over micro-batches reads of params (kept for the params used last), and the loop."""
+        leaves, structure = jax.tree.flatten(params)
+        one = tuple(jax.ShapeDtypeStruct((self.micro_batch, *x.shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype)) for x in inputs)
+        key = (structure, tuple((x.shape, x.dtype) for x in leaves), one)
+        if key not in self._loops:
+            first, sample = split(lambda p, *xs: jax.vmap(functools.partial(self.apply, p))(*xs), params, *one)
+            self._loops[key] = jax.jit(first), jax.jit(functools.partial(_run_blocks, sample))
+        first, loop = self._loops[key]
+        made_for, prepared = self._prepared
+        if made_for is None or made_for[0] != key or any(a is not b for a, b in zip(made_for[1], leaves, strict=True)):
+            prepared = first(params)
+            constant = all(isinstance(x, jax.Array) for x in leaves)  # numpy arrays can change in place
+            self._prepared = ((key, leaves), prepared) if constant else (None, None)
+        return prepared, loop
 
     def _most_chunks(self) -> int:
         """How many micro-batches one call may hold: at most 256 MiB of results and 64 chunks."""
@@ -362,5 +367,24 @@ def _power_of_two(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
-def _padded(x: np.ndarray, n: int) -> np.ndarray:
-    return x if len(x) == n else np.concatenate([x, np.broadcast_to(x[-1:], (n - len(x), *x.shape[1:]))])
+def _run_blocks(sample: Callable[..., Any], prepared: Any, count: Any, *chunks: Any) -> Any:
+    """The first `count` of (blocks, micro_batch, *shape) chunks, one after another; a loop of one compiled body."""
+    one = [jax.ShapeDtypeStruct(c.shape[1:], c.dtype) for c in chunks]
+    shapes = jax.eval_shape(sample, prepared, *one)
+    start = jax.tree.map(lambda s: jnp.zeros((chunks[0].shape[0], *s.shape), s.dtype), shapes)
+
+    def body(i: Any, done: Any) -> Any:
+        out = sample(prepared, *(jax.lax.dynamic_index_in_dim(c, i, keepdims=False) for c in chunks))
+        return jax.tree.map(lambda d, y: jax.lax.dynamic_update_index_in_dim(d, y, i, 0), done, out)
+
+    return jax.lax.fori_loop(0, count, body, start)
+
+
+def _filled(x: np.ndarray, size: int, room: int) -> np.ndarray:
+    """x as the first of `room` samples, its last one repeated until `size` divides their number; what follows is not read."""
+    n = len(x)
+    if n == room:
+        return x
+    y = np.empty((room, *x.shape[1:]), x.dtype)
+    y[:n], y[n : -(-n // size) * size] = x, x[-1]
+    return y

@@ -11,10 +11,10 @@ from jax.extend import core
 INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vmap_call": "call"}  # primitive: its body
 
 
-def split(fun: Callable[..., Any], params: Any, *inputs: Any) -> tuple[Any, Callable[..., Any]]:
-    """(what `fun(params, *inputs)` computes from params alone, rest) with rest(that, *inputs) = fun(params, *inputs).
+def split(fun: Callable[..., Any], params: Any, *inputs: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """(first, rest) with rest(first(params), *inputs) = fun(params, *inputs), `first` doing all that depends on params alone.
 
-    inputs: arrays or shapes; only their shapes and types are used. To be called while tracing, before a loop whose body calls `rest`:
+    params, inputs: arrays or shapes; only their shapes and types are used. Both parts are pure. For loops whose body calls `rest`:
     XLA leaves computations that do not change inside the loops of its CPU programs.
     """
     closed, shapes = jax.make_jaxpr(fun, return_shape=True)(params, *inputs)
@@ -32,18 +32,21 @@ def split(fun: Callable[..., Any], params: Any, *inputs: Any) -> tuple[Any, Call
     used = [v for eqn in after for v in eqn.invars] + list(jaxpr.outvars)
     made = {v for eqn in after for v in eqn.outvars}
     needed = list(dict.fromkeys(v for v in used if not isinstance(v, core.Literal) and v in known and v not in made))
-    first = core.ClosedJaxpr(jaxpr.replace(eqns=before, outvars=needed), closed.consts)
+    before_inputs = core.ClosedJaxpr(jaxpr.replace(eqns=before, outvars=needed), closed.consts)
     second = core.ClosedJaxpr(
         jaxpr.replace(constvars=[], invars=[*needed, *jaxpr.invars[len(leaves) :]], eqns=after), []
     )  # fmt: skip
     tree = jax.tree.structure(shapes)
 
+    def first(params: Any) -> Any:
+        # its jaxpr takes the inputs too, unused: any value of their shape serves
+        blanks = [jax.numpy.zeros(v.aval.shape, v.aval.dtype) for v in jaxpr.invars[len(leaves) :]]
+        return core.jaxpr_as_fun(before_inputs)(*jax.tree.leaves(params), *blanks)
+
     def rest(done: Any, *xs: Any) -> Any:
         return jax.tree.unflatten(tree, core.jaxpr_as_fun(second)(*done, *jax.tree.leaves(xs)))
 
-    # the first part takes the inputs too, unused: any value of their shape serves
-    blanks = [jax.numpy.zeros(v.aval.shape, v.aval.dtype) for v in jaxpr.invars[len(leaves) :]]
-    return core.jaxpr_as_fun(first)(*leaves, *blanks), rest
+    return first, rest
 
 
 def _needed_broadcasts(before: list[Any], after: list[Any]) -> list[Any]:

@@ -143,10 +143,10 @@ def _dense_call(_: Any, x: Any, w: Any, *bias: Any) -> Any:
     shape = (x.shape[0], w.shape[1])
     if x.dtype == np.int8:
         offset = sum(bias, np.int32(-128) * w.sum(0, dtype=np.int32))
-        config, w = {"optimization_config": {"weights_prepacked": True}}, _packed(w)
-        return _library("matmul", {"onednn_matmul_config": config}, shape, _unsigned(x), w) + offset[None]
-    config = {"fusions": {"ops": ["BIAS"] if bias else []}}
-    return _library("matmul", {"onednn_matmul_config": config}, shape, x, w, *bias)
+        packed = {"onednn_matmul_config": {"optimization_config": {"weights_prepacked": True}}}
+        return _library("matmul", packed, shape, _unsigned(x), _packed(w)) + offset[None]
+    config = {"onednn_matmul_config": {"fusions": {"ops": ["BIAS"] if bias else []}}}
+    return _library("matmul", config, shape, x, w, *bias)
 
 
 def _library(name: str, config: dict[str, Any], shape: tuple[int, ...], x: Any, *args: Any) -> Any:

@@ -201,3 +201,22 @@ def test_a_second_model_of_the_same_structure_is_not_compiled_again():
     for t in trials:
         jitted(fn.lower(t.model), *(x[0] for x in t.inputs))
     assert traces == 1
+
+
+def test_what_a_batch_prepares_follows_the_params():
+    """Weights are laid out once per set of params; other params, numpy arrays changed in place and other micro-batches are seen."""
+    import small
+
+    fn, x = build(small.float_net(), "float"), small.images(5).astype(np.float32) / 255
+    x = x.reshape(5, *fn.graph.tensors[fn.graph.inputs[0]].shape)
+    one = fn.batch(x)[0]
+    doubled = jax.tree.map(lambda v: v * 2, fn.params)
+    two = fn.run_samples(doubled, x)[0]
+    assert np.array_equal(fn.batch(x)[0], one) and not np.array_equal(one, two)
+    mutable = jax.tree.map(np.array, fn.params)
+    assert np.array_equal(fn.run_samples(mutable, x)[0], one)
+    for v in jax.tree.leaves(mutable):
+        v *= 2
+    assert np.array_equal(fn.run_samples(mutable, x)[0], two)
+    fn.micro_batch = 3
+    assert np.allclose(fn.batch(x)[0], one, atol=1e-5)
