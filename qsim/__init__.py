@@ -15,6 +15,7 @@ _WHERE = {
     "save": "writer",
     "quantize": "quantizer",
     "explain": "plans",
+    "certify": "certificate",
     "Scheme": "scheme",
     "INT8": "scheme",
     "Model": "graph",
@@ -30,6 +31,7 @@ _WHERE = {
 __all__ = ["NUMERICS", "__version__", *_WHERE]
 
 if TYPE_CHECKING:
+    from .certificate import certify
     from .errors import *  # noqa: F403
     from .graph import Model, QParams
     from .plans import explain

@@ -23,6 +23,7 @@ VERBS = {
     "calibrate": "Choose ranges for a float model from data, and write them as JSON.",
     "quantize": "Turn a float model into an int8 one, from data or from ranges.",
     "eval": "Accuracy of a model on labelled data, and agreement with another model; speed and memory beside.",
+    "certify": "Compare every tensor of a model with the installed LiteRT, element by element; writes a certificate.",
     "explain": "Every integer of every op: multipliers, shifts, zero points, clamps, accumulator bounds.",
 }
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import realdata
 
+from qsim.certificate import Judge
 from qsim.isolate import alone
 
 pytestmark = pytest.mark.models
@@ -26,12 +27,12 @@ def test_the_judge_sees_one_wrong_step(name, oracle, models_dir):
     """A zero point moved by one step in one op must show in that op, and in no other when each is judged alone."""
     model = realdata.net(name)
     data = realdata.path(name).read_bytes()
-    judge = exactness.Judge(model, "xnnpack", oracle, data)
+    judge = Judge(model, "xnnpack", oracle, data)
     wrong = next(n.index for n in model.graph.nodes if n.op == "DEPTHWISE_CONV_2D")
     plan = judge.ops[wrong].params["plans"][0]
     plan["output_zero_point"] = plan["output_zero_point"] + np.int32(1)
-    per_op, whole = exactness.Count(), exactness.Count()
-    judge.judge(realdata.samples(name, model, (2, 1, 1))["real"], per_op, whole)
+    judge.judge(realdata.samples(name, model, (2, 1, 1))["real"])
+    per_op, whole = map(exactness.count, judge.tallies())
     assert per_op.differing and per_op.first == f"op {wrong} DEPTHWISE_CONV_2D"
     assert not whole.differing
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = (qsim, calibrate, qsim_cli)
 
 QSIM = {
-    "NUMERICS", "__version__", "load", "save", "quantize", "explain", "Scheme", "INT8", "Model", "QParams",
+    "NUMERICS", "__version__", "load", "save", "quantize", "explain", "certify", "Scheme", "INT8", "Model", "QParams",
     "QsimError", "BadModel", "Malformed", "Invalid", "TooLarge", "NewerSchema", "Unsupported", "BadData", "BadRange", "BadRecipe",
     "WriteFailed", "OracleFailed",
 }  # fmt: skip

@@ -1,0 +1,265 @@
+"""Does integer mode give LiteRT's integers for this model? Every tensor compared, and a certificate of what was found."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ._version import NUMERICS, __version__
+from .errors import OracleFailed, QsimError, Unsupported
+from .graph import Model, Tensor
+from .isolate import alone
+from .litert import Oracle, cpu_class
+from .op import FLAVOURS
+from .types import TYPES, code_range
+
+REAL_SHARE = 1e-5  # a real may differ from LiteRT's by this share of the largest value of its tensor; integers may not differ
+HELD_BYTES = 1 << 28  # intermediates held at once
+STYLES = ("uniform", "saturating", "ties")
+
+
+@dataclass
+class Tally:
+    """One tensor beside LiteRT's: elements compared, elements that differ, the first of them (index, our value, LiteRT's)."""
+
+    op: int
+    kind: str
+    tensor: str
+    type: str
+    elements: int = 0
+    differing: int = 0
+    first: dict[str, Any] | None = None
+
+    def add(self, mine: np.ndarray, theirs: np.ndarray, first_sample: int = 0) -> None:
+        """Count two arrays (N, *shape). *Raises*: ValueError where shapes or types differ."""
+        if (mine.shape, mine.dtype) != (theirs.shape, theirs.dtype):
+            raise ValueError(f"{self.tensor}: {mine.shape} {mine.dtype} against LiteRT's {theirs.shape} {theirs.dtype}")
+        wrong = _differ(mine, theirs)
+        self.elements, self.differing = self.elements + mine.size, self.differing + int(wrong.sum())
+        if self.first is None and wrong.any():
+            at = tuple(int(i) for i in np.argwhere(wrong)[0])
+            index = [first_sample + at[0], *at[1:]]
+            self.first = {"index": index, "qsim": mine[at].item(), "litert": theirs[at].item()}
+
+
+def _differ(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Where two arrays differ; reals: by more than REAL_SHARE of the largest finite value."""
+    if mine.dtype.kind != "f":
+        return mine != theirs
+    finite = np.isfinite(theirs)
+    room = REAL_SHARE * float(np.abs(theirs[finite]).max(initial=0.0))
+    with np.errstate(invalid="ignore"):
+        near = np.abs(mine - theirs) <= room
+    return ~(near | (mine == theirs) | (np.isnan(mine) & np.isnan(theirs)))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One flavour. status: "exact", "differs", "unsupported" (an op has no kernel here), "litert failed" (refused, aborted, hung).
+
+    per_op: each op fed LiteRT's own intermediates; whole: the whole graph. `cause`: where the first difference comes from, or why nothing
+    was compared.
+    """
+
+    status: str
+    cause: str = ""
+    per_op: tuple[Tally, ...] = ()
+    whole: tuple[Tally, ...] = ()
+
+    @property
+    def elements(self) -> int:
+        return sum(t.elements for t in (*self.per_op, *self.whole))
+
+    @property
+    def differing(self) -> int:
+        return sum(t.differing for t in (*self.per_op, *self.whole))
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What `certify` found: which bytes, which runtime, which CPU, which inputs, and per flavour every tensor's counts."""
+
+    model: str
+    sha256: str
+    litert: str
+    cpu: str
+    samples: Mapping[str, int]
+    seed: int | None
+    flavours: Mapping[str, Outcome] = field(default_factory=dict)
+
+    @property
+    def exact(self) -> bool:
+        return all(o.status == "exact" for o in self.flavours.values())
+
+    def document(self) -> dict[str, Any]:
+        """The certificate as JSON has it."""
+        found = asdict(self)
+        for flavour, outcome in self.flavours.items():
+            found["flavours"][flavour] |= {"elements": outcome.elements, "differing": outcome.differing}
+        return {"format": "qsim certificate 1", "qsim": __version__, "numerics": NUMERICS, "exact": self.exact, **found}
+
+
+def certify(
+    model: Model,
+    inputs: Sequence[Any] | None = None,
+    *,
+    flavours: Sequence[str] = FLAVOURS,
+    samples: int = 16,
+    seed: int = 0,
+    timeout: float = 600.0,
+    step: Callable[[str], None] = lambda _: None,
+) -> Certificate:
+    """Compare every tensor of the primary graph in integer mode with the installed LiteRT, in one thread, CPU, per flavour.
+
+    inputs: one array (N, *shape) per model input in its stored type; None: `samples` of each of three generated styles (`generated`).
+    Each op is fed LiteRT's own intermediates, and the whole graph is run. Integers must be equal; reals may differ by REAL_SHARE of
+    their tensor's largest value. LiteRT runs in a child process: a refusal, an abort or `timeout` seconds without an answer is an
+    outcome, not an error. `step` is called with a word at each stage. *Raises*: BadData where inputs do not fit the model;
+    OracleFailed where LiteRT is not installed.
+    """
+    from .writer import to_bytes
+
+    data = to_bytes(model)
+    sets = {"given": [np.asarray(x) for x in inputs]} if inputs is not None else generated(model, samples, seed)
+    with Oracle(timeout) as oracle:
+        version = oracle.version()
+        found = {flavour: _judged(model, data, flavour, sets, oracle, step) for flavour in flavours}
+    counts = {style: len(arrays[0]) if arrays else 1 for style, arrays in sets.items()}
+    digest = hashlib.sha256(data).hexdigest()
+    return Certificate(model.path, digest, version, cpu_class(), counts, None if inputs is not None else seed, found)
+
+
+def _judged(model: Model, data: bytes, flavour: str, sets: Mapping[str, list[np.ndarray]], oracle: Oracle, step: Any) -> Outcome:
+    try:
+        step(f"{flavour}: compiling")
+        judge = Judge(model, flavour, oracle, data)
+    except Unsupported as fault:
+        return Outcome("unsupported", str(fault))
+    try:
+        for style, arrays in sets.items():
+            step(f"{flavour}: {style}")
+            judge.judge(*arrays)
+    except OracleFailed as fault:
+        per_op, whole = judge.tallies()
+        return Outcome("litert failed", str(fault), per_op, whole)
+    per_op, whole = judge.tallies()
+    wrong = next((t for t in per_op if t.differing), None)
+    if wrong is not None:
+        return Outcome("differs", f"op {wrong.op} {wrong.kind} alone, on LiteRT's own inputs, gives other values", per_op, whole)
+    carried = next((t for t in whole if t.differing), None)
+    if carried is not None:
+        cause = (
+            f"every op is right on LiteRT's own inputs; the first to differ in the graph is op {carried.op} {carried.kind}: reals before it"
+        )
+        return Outcome("differs", cause, per_op, whole)
+    return Outcome("exact", "", per_op, whole)
+
+
+class Judge:
+    """A model in one flavour beside LiteRT. Functions are compiled once and serve every batch of inputs. *Raises*: Unsupported."""
+
+    def __init__(self, model: Model, flavour: str, oracle: Oracle, data: bytes):
+        self.model, self.flavour, self.oracle, self.data = model, flavour, oracle, data
+        self.function = model.function("integer", flavour, taps="all")
+        self.ops = {n.index: one.function("integer", flavour) for n in model.graph.nodes if (one := alone(model, n.index)) is not None}
+        self.per_op = {t: self._tally(t) for i in self.ops for t in model.graph.nodes[i].outputs}
+        self.whole = {t: self._tally(t) for t in dict.fromkeys((*(self.function.taps or ()), *model.graph.outputs))}
+        self.seen = 0
+
+    def judge(self, *inputs: np.ndarray) -> None:
+        """Count one batch of samples, one array per model input."""
+        size = sum(int(np.prod(t.shape)) * 4 for n in self.model.graph.nodes for t in map(self._tensor, n.outputs))
+        room = max(1, HELD_BYTES // max(size, 1))
+        count = len(inputs[0]) if inputs else 1
+        for start in range(0, count, room):
+            self._compare([x[start : start + room] for x in inputs])
+
+    def _compare(self, inputs: list[np.ndarray]) -> None:
+        theirs = self.oracle.run(self.data, inputs, self.flavour, "all")
+        for fn in self.ops.values():
+            got = fn.batch(*(theirs[t] for t in fn.graph.inputs))
+            for t, mine in zip(fn.graph.outputs, got, strict=True):
+                self.per_op[t].add(mine, theirs[t], self.seen)
+        outputs, taps = self.function.batch(*inputs)
+        for t, mine in {**taps, **dict(zip(self.model.graph.outputs, outputs, strict=True))}.items():
+            self.whole[t].add(mine, theirs[t], self.seen)
+        self.seen += len(inputs[0]) if inputs else 1
+
+    def tallies(self) -> tuple[tuple[Tally, ...], tuple[Tally, ...]]:
+        """Per op and whole graph, in the order of the ops."""
+        per_op, whole = (tuple(sorted(found.values(), key=lambda t: t.op)) for found in (self.per_op, self.whole))
+        return per_op, whole
+
+    def _tensor(self, index: int) -> Tensor:
+        return self.model.graph.tensors[index]
+
+    def _tally(self, index: int) -> Tally:
+        graph = self.model.graph
+        op = graph.producer.get(index, -1)
+        return Tally(op, graph.nodes[op].op if op >= 0 else "input", graph.key(index), graph.tensors[index].type)
+
+
+# inputs ---------------------------------------------------------------
+
+
+def generated(model: Model, samples: int, seed: int = 0) -> dict[str, list[np.ndarray]]:
+    """`samples` of each style for the model's inputs, seeded. uniform: over the whole range; saturating: only its two ends;
+    ties: codes within 4 steps of the zero point, reals on halves of a step. Plain integers (indices) and booleans: 0 and 1."""
+    rng = np.random.default_rng(seed)
+    graph = model.graph
+    return {style: [_drawn(style, graph.tensors[t], model, rng, samples) for t in graph.inputs] for style in STYLES}
+
+
+def _drawn(style: str, t: Tensor, model: Model, rng: np.random.Generator, samples: int) -> np.ndarray:
+    kind, shape = TYPES[t.type], (samples, *t.shape)
+    if kind.dtype is None:
+        raise Unsupported(f"inputs of type {t.type} cannot be generated", where=f"input {t.name!r}", hint="Give the inputs")
+    if t.type in ("float32", "float16", "float64"):
+        return _reals(style, _quantized_to(model, t), rng, shape).astype(kind.dtype)
+    if t.qparams is None and t.type not in ("int8", "uint8", "int16"):
+        return rng.integers(0, 2, shape).astype(kind.dtype)
+    low, high = code_range(t.type)
+    zero = int(np.ravel(t.qparams.zero_point)[0]) if t.qparams is not None else 0
+    if style == "uniform":
+        return rng.integers(low, high, shape, endpoint=True).astype(kind.dtype)
+    if style == "saturating":
+        return rng.choice(np.array([low, high]), shape).astype(kind.dtype)
+    return np.clip(zero + rng.integers(-4, 4, shape, endpoint=True), low, high).astype(kind.dtype)
+
+
+def _quantized_to(model: Model, t: Tensor) -> tuple[float, float, float]:
+    """(low, high, step) of what a real input is quantized to; -1, 1 and 1/128 where it stays real."""
+    for node in model.graph.nodes:
+        y = model.graph.tensors[node.outputs[0]] if node.outputs else None
+        if node.op == "QUANTIZE" and t.index in node.inputs and y is not None and y.qparams is not None:
+            scale, zero = float(np.ravel(y.qparams.scale)[0]), int(np.ravel(y.qparams.zero_point)[0])
+            low, high = code_range(y.type)
+            return (low - zero) * scale, (high - zero) * scale, scale
+    return -1.0, 1.0, 1 / 128
+
+
+def _reals(style: str, spread: tuple[float, float, float], rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    low, high, step = spread
+    if style == "uniform":
+        return rng.uniform(low, high, shape)
+    if style == "saturating":
+        return rng.choice(np.array([2 * low, low, high, 2 * high]), shape)
+    return (rng.integers(-64, 64, shape) + 0.5) * step
+
+
+def rows(certificate: Certificate) -> Iterator[dict[str, Any]]:
+    """A line per flavour, for a table."""
+    for flavour, o in certificate.flavours.items():
+        per_op, whole = sum(t.differing for t in o.per_op), sum(t.differing for t in o.whole)
+        yield {"flavour": flavour, "result": o.status, "elements": o.elements, "differ per op": per_op, "differ in the graph": whole}
+
+
+def exit_code(certificate: Certificate) -> int:
+    """0 exact; 1 something differs; else that of Unsupported or OracleFailed."""
+    codes: dict[str, type[QsimError] | int] = {"differs": 1, "unsupported": Unsupported, "litert failed": OracleFailed}
+    found = [codes[o.status] for o in certificate.flavours.values() if o.status != "exact"]
+    return min((c if isinstance(c, int) else c.exit_code for c in found), default=0)

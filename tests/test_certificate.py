@@ -1,0 +1,112 @@
+"""Certificates: what agrees is called exact, one wrong step is named with its op and element, and LiteRT's failures are outcomes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small
+
+import qsim
+from qsim import certificate
+from qsim.errors import OracleFailed
+from qsim.litert import Oracle
+from qsim_cli import main
+
+DIGITS = Path(__file__).parent.parent / "experiments" / "demo" / "digits_int8.tflite"
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return qsim.load(DIGITS)
+
+
+def test_a_model_that_agrees_is_exact_in_every_flavour(digits, oracle):
+    found = qsim.certify(digits, samples=5)
+    assert found.exact and certificate.exit_code(found) == 0 and found.sha256 == hashlib.sha256(DIGITS.read_bytes()).hexdigest()
+    assert set(found.flavours) == {"xnnpack", "reference", "builtin"} and dict(found.samples) == dict.fromkeys(certificate.STYLES, 5)
+    document = json.loads(json.dumps(found.document()))
+    assert document["exact"] and document["litert"] == oracle.version() and document["numerics"] == qsim.NUMERICS
+    for outcome in document["flavours"].values():
+        for tally in (*outcome["per_op"], *outcome["whole"]):
+            shape = next(t.shape for t in digits.graph.tensors if digits.graph.key(t.index) == tally["tensor"])
+            assert tally["elements"] == 15 * np.prod(shape) and tally["differing"] == 0 and tally["first"] is None
+        assert len(outcome["per_op"]) == len(digits.graph.nodes)
+
+
+def test_one_wrong_step_is_named_with_op_and_element(digits, oracle, monkeypatch):
+    wrong = next(n.index for n in digits.graph.nodes if n.op == "CONV_2D")
+    built = certificate.Judge.__init__
+
+    def broken(self, *args):
+        built(self, *args)
+        plan = self.ops[wrong].params["plans"][0]
+        plan["output_zero_point"] = plan["output_zero_point"] + np.int32(1)
+
+    monkeypatch.setattr(certificate.Judge, "__init__", broken)
+    found = certificate.certify(digits, samples=2, flavours=["reference"])
+    outcome = found.flavours["reference"]
+    assert outcome.status == "differs" and f"op {wrong} CONV_2D alone" in outcome.cause and certificate.exit_code(found) == 1
+    (tally,) = [t for t in outcome.per_op if t.differing]
+    assert tally.first is not None and tally.first["qsim"] == tally.first["litert"] + 1 and tally.first["index"][0] == 0
+    assert outcome.differing == tally.differing
+
+
+def test_given_inputs_are_used(digits, oracle):
+    t = digits.graph.tensors[digits.graph.inputs[0]]
+    x = np.zeros((3, *t.shape), t.type)
+    found = certificate.certify(digits, [x], flavours=["xnnpack"])
+    assert found.exact and dict(found.samples) == {"given": 3} and found.seed is None
+
+
+def test_the_failures_of_litert_are_outcomes(digits, oracle, monkeypatch):
+    def aborts(self, *args, **more):
+        raise OracleFailed("LiteRT aborted with SIGABRT")
+
+    monkeypatch.setattr(Oracle, "run", aborts)
+    found = certificate.certify(digits, samples=1, flavours=["xnnpack"])
+    assert found.flavours["xnnpack"].status == "litert failed" and "SIGABRT" in found.flavours["xnnpack"].cause
+    assert certificate.exit_code(found) == 7
+
+
+def test_reals_may_differ_a_little_integers_not_at_all():
+    tally = certificate.Tally(0, "ADD", "y", "float32")
+    theirs = np.array([[100.0, np.nan, np.inf, 1.0]], np.float32)
+    tally.add(theirs + np.float32([5e-4, 0, 0, 0]), theirs)
+    assert tally.differing == 0
+    tally.add(theirs + np.float32([0, 0, 0, 2e-3]), theirs, first_sample=7)
+    assert tally.differing == 1 and tally.first is not None and tally.first["index"] == [7, 3]
+    whole = certificate.Tally(0, "ADD", "y", "int8")
+    whole.add(np.int8([[1, 2]]), np.int8([[1, 3]]))
+    assert whole.differing == 1
+    with pytest.raises(ValueError, match="int16"):
+        whole.add(np.int16([[1]]), np.int8([[1]]))
+
+
+def test_styles_reach_the_ends_and_the_middle(digits):
+    made = certificate.generated(digits, 50)
+    assert set(np.unique(made["saturating"][0])) == {-128, 127}
+    assert len(np.unique(made["uniform"][0])) == 256 and len(np.unique(made["ties"][0])) <= 9
+    again, other = certificate.generated(digits, 50), certificate.generated(digits, 50, seed=1)
+    assert all(np.array_equal(made[s][0], again[s][0]) for s in certificate.STYLES) and not np.array_equal(
+        made["ties"][0], other["ties"][0]
+    )
+
+
+def test_the_command(oracle, tmp_path, capsys):
+    target = tmp_path / "certificate.json"
+    asked = ["certify", str(DIGITS), "--samples", "2", "--flavour", "xnnpack", "--flavour", "reference", "-o", str(target)]
+    assert main(asked) == 0
+    assert "exact" in capsys.readouterr().out and set(json.loads(target.read_text())["flavours"]) == {"xnnpack", "reference"}
+    assert main(asked) == 6 and "--force" in capsys.readouterr().err
+    assert main(["certify", str(DIGITS), "--samples", "0"]) == 2
+    np.savez(tmp_path / "x.npz", x=np.zeros((2, 3, 3, 1), np.int8))
+    assert main(["certify", str(DIGITS), "--data", str(tmp_path / "x.npz")]) == 5 and "shape" in capsys.readouterr().err
+
+
+def test_a_float_model_is_compared_within_the_tolerance_of_reals(oracle):
+    found = certificate.certify(small.float_net(), samples=3, flavours=["xnnpack"])
+    assert found.exact and {t.type for t in found.flavours["xnnpack"].whole} == {"float32"}
