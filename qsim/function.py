@@ -18,12 +18,14 @@ from .hoist import split
 from .op import FLAVOURS, Op, Plan, Site, site
 from .ops import REGISTRY
 from .snap import dequantize, snap
+from .state import OPS as STATE_OPS
+from .state import handles, initial
 from .types import TYPES
 
 MODES = ("float", "fake", "integer")
 jax.tree_util.register_dataclass(QParams, data_fields=["scale", "zero_point", "low", "high"], meta_fields=["axis"])
 
-Params = dict[str, dict[int, Any]]
+Params = dict[str, dict[Any, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +55,10 @@ class Function:
     """A model as a pure JAX function of (params, inputs). See `build`.
 
     `params`: float and fake {"constants": {tensor: array}, "qparams": {tensor: QParams}}; integer {"plans": {op: leaves},
-    "constants": {tensor: array}}. `micro_batch`: samples that `batch` runs at once on a CPU.
+    "constants": {tensor: array}}; both "state": {variable: the value it starts with}. `micro_batch`: samples that `batch` runs at
+    once on a CPU.
+
+    Models with variables: a call and every sample of a batch start from the initial state; `step` and `sequence` carry it on.
     """
 
     def __init__(self, model: Model, mode: str, flavour: str, taps: Any = None):
@@ -62,8 +67,10 @@ class Function:
         self.steps, params = _assemble(model, mode, flavour)
         self.params: Params = jax.tree.map(jnp.asarray, params)
         self.taps = _taps(self.graph, taps)
+        self._handles = handles(self.graph)
         self.micro_batch = _micro_batch(self.graph)
         self.jitted = jax.jit(self.apply)
+        self._scanned = jax.jit(self._scan)
         self._loops: dict[Any, tuple[Callable[..., Any], Callable[..., Any]]] = {}
         self._prepared: tuple[Any, Any] = (None, None)
 
@@ -71,17 +78,32 @@ class Function:
 
     def apply(self, params: Params, *inputs: Any) -> Any:
         """Outputs (a tuple, exactly the file's shapes) for one invocation; with taps (outputs, {tensor index: array}). Pure."""
+        return self.step(params, params["state"], *inputs)[0]
+
+    def init(self) -> dict[str, Any]:
+        """The state before the first invocation: {variable: array}; empty for models without variables."""
+        return dict(self.params["state"])
+
+    def step(self, params: Params, state: Mapping[str, Any], *inputs: Any) -> tuple[Any, dict[str, Any]]:
+        """(what `apply` gives, the next state) for one invocation from a state. Pure."""
+        state = dict(state)
         define = self._snapped(params) if self.mode == "fake" else lambda index, value: value
         env: dict[int, Any] = {t: define(t, x) for t, x in zip(self.graph.inputs, inputs, strict=True)}
         constants = params["constants"]
         for step in self.steps:
+            if step.node.op == "READ_VARIABLE":
+                env[step.node.outputs[0]] = state[self._handles[step.node.inputs[0]]]
+                continue
+            if step.node.op == "ASSIGN_VARIABLE":
+                state[self._handles[step.node.inputs[0]]] = _fetch(step.node.inputs[1], env, constants, define)
+                continue
             ins = [_operand(step, p, t, env, constants, define) for p, t in enumerate(step.node.inputs)]
             outs = step.call(params.get("plans", {}).get(step.node.index, {}), *ins)
             outs = outs if isinstance(outs, tuple) else (outs,)
             for t, y in zip(step.node.outputs, outs, strict=True):
                 env[t] = define(t, y)
         outputs = tuple(_fetch(t, env, constants, define) for t in self.graph.outputs)
-        return outputs if self.taps is None else (outputs, {t: env[t] for t in self.taps if t in env})
+        return outputs if self.taps is None else (outputs, {t: env[t] for t in self.taps if t in env}), state
 
     def _snapped(self, params: Params) -> Callable[[int, Any], Any]:
         qparams = params["qparams"]
@@ -104,6 +126,18 @@ class Function:
         if len(counts) != 1 or not counts - {0}:
             raise BadData("inputs have different or no samples", found=sorted(len(x) for x in ready))
         return self._leave(self.run_samples(self.params, *ready))
+
+    def sequence(self, *inputs: Any) -> Any:
+        """(T, *shape) inputs, as `batch`: T invocations in a row of one interpreter, the state carried from each to the next."""
+        ready = [self._admit(x, t, batch=True) for x, t in self._paired(inputs)]
+        return self._leave(jax.tree.map(np.asarray, self._scanned(self.params, self.init(), *ready)))
+
+    def _scan(self, params: Params, state: Any, *inputs: Any) -> Any:
+        def one(state: Any, xs: Any) -> tuple[Any, Any]:
+            found, state = self.step(params, state, *xs)
+            return state, found
+
+        return jax.lax.scan(one, state, inputs)[1]
 
     def run_samples(self, params: Params, *inputs: np.ndarray) -> Any:
         """`batch` without checks, for any params: (N, *shape) arrays to a tree of numpy arrays (N, *shape)."""
@@ -201,13 +235,18 @@ def _assemble(model: Model, mode: str, flavour: str) -> tuple[list[Step], Params
     graph = model.graph
     known = host_values(graph)
     steps: list[Step] = []
-    params: Params = {"constants": {}}
+    params: Params = {"constants": {}, "state": {name: _constant(t, value, mode) for name, (t, value) in initial(model).items()}}
     params["plans" if mode == "integer" else "qparams"] = {}
     faults: list[str] = []
     for node in graph.nodes:
-        if all(t in known for t in node.outputs):
+        if node.outputs and all(t in known for t in node.outputs):
             continue
         where = site(graph, node, known)
+        if node.op in STATE_OPS:
+            steps += [Step(node, lambda *_: None, {})] if node.op in ("READ_VARIABLE", "ASSIGN_VARIABLE") else []
+            if node.op == "ASSIGN_VARIABLE":
+                _add_constants(params["constants"], steps[-1], Op(node.op, lambda *_: None), where, mode, False)
+            continue
         try:
             op = REGISTRY.get(node.op)
             if op is None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from .function import host_values
 from .graph import Model
+from .state import OPS as STATE_OPS
 
 
 def alone(model: Model, index: int) -> Model | None:
     """Node `index` of the primary graph as a one-op model; its inputs are the node's computed inputs, in the node's order, once each.
 
     Tensors keep their indexes; values known on the host (constants, shape arithmetic) become constants. None where every output of
-    the node is such a value: there is nothing left to run.
+    the node is such a value: there is nothing left to run; none of variables either.
     """
     graph, known = model.graph, host_values(model.graph)
     node = graph.nodes[index]
-    if all(t in known for t in node.outputs):
+    if node.op in STATE_OPS or all(t in known for t in node.outputs):
         return None
     tensors = tuple(t.but(data=known[t.index]) if t.index in known else t for t in graph.tensors)
     live = tuple(dict.fromkeys(t for t in node.inputs if t >= 0 and not tensors[t].is_constant))

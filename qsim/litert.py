@@ -48,12 +48,13 @@ class Oracle:
         flavour: str = "xnnpack",
         tensors: str = "outputs",
         timeout: float | None = None,
+        sequence: bool = False,
     ) -> dict[int, np.ndarray]:
         """Stored values of LiteRT's tensors for N samples, one invocation each, one thread: tensor index -> (N, *shape).
 
         `inputs`: one array per model input, in the file's order, (N, *shape), or (N, *shape[1:]) where shape[0] is 1. `tensors`:
-        "outputs", or "all" = model inputs and every op output of the primary graph (those with a numpy form). Variable tensors are
-        reset before each sample. `timeout`: seconds for the whole call.
+        "outputs", or "all" = model inputs and every op output of the primary graph (those with a numpy form). Variables start anew
+        for each sample, or with `sequence` only for the first. `timeout`: seconds for the whole call.
 
         *Raises*: OracleFailed: LiteRT is missing, refused the file or the data, aborted (naming the signal), or ran out of time;
         BadData where the arrays differ in N.
@@ -65,7 +66,14 @@ class Oracle:
         if len(counts) > 1:
             raise BadData("the arrays hold different numbers of samples", found=sorted(counts))
         forms, blobs = pack(arrays)
-        header = {"verb": "run", "flavour": _known(flavour), "tensors": tensors, "samples": counts.pop(), "forms": forms}
+        header = {
+            "verb": "run",
+            "flavour": _known(flavour),
+            "tensors": tensors,
+            "samples": counts.pop(),
+            "forms": forms,
+            "sequence": sequence,
+        }
         answer, found = self._ask(header, [model_bytes, *blobs], timeout)
         return dict(zip(answer["tensors"], unpack(answer["forms"], found), strict=True))
 

@@ -65,6 +65,7 @@ class Runner:
     def __init__(self) -> None:
         self.key: Any = None
         self.interpreter: Any = None
+        self.used = False  # invoked since it was made
 
     def answer(self, header: dict[str, Any], blobs: list[bytearray]) -> tuple[dict[str, Any], list[np.ndarray]]:
         try:
@@ -87,12 +88,14 @@ class Runner:
             model_content=data, num_threads=1, experimental_op_resolver_type=resolver, experimental_preserve_all_tensors=keep_all
         )
         made.allocate_tensors()
-        self.key, self.interpreter = (data, flavour, keep_all), made
+        self.key, self.interpreter, self.used = (data, flavour, keep_all), made, False
 
     def run(self, header: dict[str, Any], inputs: list[np.ndarray]) -> tuple[dict[str, Any], list[np.ndarray]]:
         wanted = _wanted(self.interpreter, header["tensors"])
         rows = []
         for n in range(header["samples"]):
+            if n == 0 or not header["sequence"]:
+                self.start_anew()
             self.invoke([a[n] for a in inputs])
             rows.append(_read(self.interpreter, wanted))
         found = {t: np.stack([r[t] for r in rows]) for t in wanted if all(t in r for r in rows)} if rows else {}
@@ -106,8 +109,15 @@ class Runner:
         for detail, value in zip(details, sample, strict=True):
             shaped = np.ascontiguousarray(value).reshape(tuple(detail["shape"]))
             self.interpreter.set_tensor(detail["index"], shaped.astype(object) if shaped.dtype.kind == "S" else shaped)
-        self.interpreter.reset_all_variables()
         self.interpreter.invoke()
+        self.used = True
+
+    def start_anew(self) -> None:
+        """Variables as before the first invocation: variable tensors are reset; resource variables only end with their interpreter."""
+        if self.used and any(op["op_name"] == "VAR_HANDLE" for op in self.interpreter._get_ops_details()):
+            key, self.key = self.key, None
+            self.load(*key)
+        self.interpreter.reset_all_variables()
 
 
 def _wanted(interpreter: Any, tensors: str) -> list[int]:

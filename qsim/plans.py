@@ -11,6 +11,7 @@ import numpy as np
 from .errors import BadRecipe, QsimError
 from .graph import Graph, Model, Node, Tensor
 from .op import FLAVOURS, Op, Site, site
+from .state import OPS as STATE_OPS
 
 FLOAT = "float: the real function"
 HOST = "known before any data: computed once on the host"
@@ -139,8 +140,10 @@ def _explained(graph: Graph, node: Node, known: Mapping[int, np.ndarray], flavou
 
     where, record = site(graph, node, known), REGISTRY.get(node.op)
     facts = (node.index, node.op, tuple(map(_operand, where.inputs)), tuple(map(_operand, where.outputs)), dict(node.options))
-    if all(t in known for t in node.outputs):
+    if node.outputs and all(t in known for t in node.outputs):
         return OpPlan(*facts, HOST)
+    if node.op in STATE_OPS:
+        return OpPlan(*facts, "a variable: its value is carried from invocation to invocation")
     if record is None:
         return OpPlan(*facts, f"op {node.op} is not known")
     if not any(t is not None and t.qparams is not None and t.type != "float32" for t in (*where.inputs, *where.outputs)):

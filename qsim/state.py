@@ -1,0 +1,42 @@
+"""What a model keeps between invocations: resource variables (VAR_HANDLE, READ_VARIABLE, ASSIGN_VARIABLE), set up by CALL_ONCE."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .errors import Unsupported
+from .graph import Graph, Model, Node, Tensor
+
+OPS = ("CALL_ONCE", "VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE")
+
+
+def handles(graph: Graph) -> dict[int, str]:
+    """Tensor index of every handle of a graph -> name of its variable, shared by all graphs of the model."""
+    return {n.outputs[0]: _name(n) for n in graph.nodes if n.op == "VAR_HANDLE"}
+
+
+def _name(node: Node) -> str:
+    container, name = node.options.get("container", ""), node.options.get("shared_name", "")
+    return f"{container}/{name}" if container else str(name)
+
+
+def initial(model: Model) -> dict[str, tuple[Tensor, np.ndarray]]:
+    """Variable name -> (the constant it starts with, as a tensor with its parameters; its stored value), as CALL_ONCE assigns them.
+
+    *Raises*: Unsupported where a starting value is computed rather than constant, or a variable is read that never got one.
+    """
+    found: dict[str, tuple[Tensor, np.ndarray]] = {}
+    for once in (n for n in model.graph.nodes if n.op == "CALL_ONCE"):
+        graph = model.graphs[once.options.init_subgraph_index]
+        names = handles(graph)
+        for node in (n for n in graph.nodes if n.op not in ("VAR_HANDLE", "READ_VARIABLE")):
+            value = graph.tensors[node.inputs[1]] if node.op == "ASSIGN_VARIABLE" else None
+            if value is None or value.data is None:
+                where = f"subgraph {once.options.init_subgraph_index}, op {node.index} {node.op}"
+                raise Unsupported("a variable starts with a computed value", where=where)
+            found[names[node.inputs[0]]] = value, value.data
+    names = handles(model.graph)
+    for node in (n for n in model.graph.nodes if n.op == "READ_VARIABLE"):
+        if names[node.inputs[0]] not in found:
+            raise Unsupported(f"variable {names[node.inputs[0]]!r} has no starting value", where=f"op {node.index} {node.op}")
+    return found

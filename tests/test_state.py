@@ -1,0 +1,100 @@
+"""Models with variables: each sample from the initial state, sequences carry it on; LiteRT gives the same."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+import qsim
+from qsim.errors import Unsupported
+from qsim.function import build
+from qsim.graph import Graph, Model, Node, Options, QParams, Tensor
+from qsim.reader import read
+from qsim.writer import to_bytes
+
+Q = QParams(np.float32([0.5]), np.int64([-3]), -128, 127)
+
+
+def _tensor(index, name, shape=(1, 4), kind="int8", data=None):
+    return Tensor(index, name, shape, kind, qparams=None if kind == "resource" else Q, data=data)
+
+
+def adder() -> Model:
+    """sum += x; returns sum."""
+    main = Graph(
+        (_tensor(0, "x"), _tensor(1, "handle", (), "resource"), _tensor(2, "old"), _tensor(3, "new")),
+        (
+            Node(0, "CALL_ONCE", (), (), Options(init_subgraph_index=1)),
+            Node(1, "VAR_HANDLE", (), (1,), Options(container="", shared_name="sum")),
+            Node(2, "READ_VARIABLE", (1,), (2,), Options()),
+            Node(3, "ADD", (0, 2), (3,), Options(fused_activation_function="NONE", pot_scale_int16=False)),
+            Node(4, "ASSIGN_VARIABLE", (1, 3), (), Options()),
+        ),
+        (0,), (3,), name="main",
+    )  # fmt: skip
+    once = Graph(
+        (_tensor(0, "handle", (), "resource"), _tensor(1, "zeros", data=np.int8([[1, 2, 3, 4]]))),
+        (Node(0, "VAR_HANDLE", (), (0,), Options(container="", shared_name="sum")), Node(1, "ASSIGN_VARIABLE", (0, 1), (), Options())),
+        (), (), name="once",
+    )  # fmt: skip
+    return read(to_bytes(Model((main, once))))
+
+
+X = np.random.default_rng(0).integers(-20, 20, (6, 1, 4)).astype(np.int8)
+
+
+@pytest.mark.parametrize("flavour", ["xnnpack", "reference", "builtin"])
+def test_samples_start_anew_and_sequences_carry_on(oracle, flavour):
+    model = adder()
+    fn, data = build(model, "integer", flavour), to_bytes(model)
+    (alone,), (row,) = fn.batch(X), fn.sequence(X)
+    assert np.array_equal(alone, oracle.run(data, [X], flavour)[3])
+    assert np.array_equal(row, oracle.run(data, [X], flavour, sequence=True)[3])
+    assert np.array_equal(alone[0], row[0]) and not np.array_equal(alone, row)
+    assert np.array_equal(fn(X[2])[0], alone[2])
+
+
+def test_step_is_pure_and_carries_the_state():
+    fn = build(adder(), "integer", "reference")
+    state, rows = fn.init(), []
+    assert list(state) == ["sum"]
+    step = jax.jit(fn.step)
+    for x in X:
+        (y,), state = step(fn.params, state, x)
+        rows.append(np.asarray(y))
+    assert np.array_equal(rows, fn.sequence(X)[0]) and np.array_equal(fn.init()["sum"], [[1, 2, 3, 4]])
+
+
+def test_float_mode_carries_reals():
+    fn = build(adder(), "float")
+    x = X.astype(np.float32)
+    start = (np.float32([[1, 2, 3, 4]]) + 3) / 2
+    assert np.allclose(fn.sequence(x)[0], start + np.cumsum(x, axis=0))
+
+
+def test_a_variable_without_a_start_is_named():
+    model = adder()
+    main = model.graph.but(nodes=tuple(n.but(index=i) for i, n in enumerate(model.graph.nodes[1:])))
+    with pytest.raises(Unsupported, match="'sum' has no starting value"):
+        build(model.but(graphs=(main, model.graphs[1])), "integer")
+
+
+def test_explain_and_certify_know_variables(oracle):
+    model = adder()
+    assert "carried from invocation" in str(qsim.explain(model, 2))
+    assert qsim.certify(model, samples=2).exact
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("name", ["microwakeword_vad_int8", "microwakeword_hey_jarvis_v2_int8"])
+def test_real_streaming_models_equal_litert_in_sequence(name, oracle, models_dir):
+    path = models_dir / "nets" / f"{name}.tflite"
+    model = qsim.load(path)
+    t = model.graph.tensors[model.graph.inputs[0]]
+    x = np.random.default_rng(1).integers(-128, 128, (30, *t.shape)).astype(np.int8)
+    for flavour in ("xnnpack", "reference"):
+        fn = build(model, "integer", flavour)
+        theirs = oracle.run(path.read_bytes(), [x], flavour, sequence=True)
+        for index, mine in zip(model.graph.outputs, fn.sequence(x), strict=True):
+            assert np.array_equal(mine, theirs[index])
