@@ -19,7 +19,7 @@ from .op import FLAVOURS, Op, Plan, Site, site
 from .ops import REGISTRY
 from .snap import dequantize, snap
 from .state import OPS as STATE_OPS
-from .state import handles, initial
+from .state import handles, initial, variables
 from .types import TYPES
 
 MODES = ("float", "fake", "integer")
@@ -37,6 +37,7 @@ class Step:
     host: Mapping[int, Any]
     static: Any = None
     note: str = ""
+    state: tuple[int, ...] = ()  # positions of variable tensors that it replaces
 
 
 def build(model: Model, mode: str = "integer", flavour: str = "xnnpack", *, taps: Any = None) -> Function:
@@ -67,7 +68,7 @@ class Function:
         self.steps, params = _assemble(model, mode, flavour)
         self.params: Params = jax.tree.map(jnp.asarray, params)
         self.taps = _taps(self.graph, taps)
-        self._handles = handles(self.graph)
+        self._handles, self._variables = handles(self.graph), variables(self.graph)
         self.micro_batch = _micro_batch(self.graph)
         self.jitted = jax.jit(self.apply)
         self._scanned = jax.jit(self._scan)
@@ -90,6 +91,7 @@ class Function:
         define = self._snapped(params) if self.mode == "fake" else lambda index, value: value
         env: dict[int, Any] = {t: define(t, x) for t, x in zip(self.graph.inputs, inputs, strict=True)}
         constants = params["constants"]
+        env |= {t: state[name] for t, name in self._variables.items()}
         for step in self.steps:
             if step.node.op == "READ_VARIABLE":
                 env[step.node.outputs[0]] = state[self._handles[step.node.inputs[0]]]
@@ -100,8 +102,9 @@ class Function:
             ins = [_operand(step, p, t, env, constants, define) for p, t in enumerate(step.node.inputs)]
             outs = step.call(params.get("plans", {}).get(step.node.index, {}), *ins)
             outs = outs if isinstance(outs, tuple) else (outs,)
-            for t, y in zip(step.node.outputs, outs, strict=True):
+            for t, y in zip((*step.node.outputs, *(step.node.inputs[p] for p in step.state)), outs, strict=True):
                 env[t] = define(t, y)
+        state |= {name: env[t] for t, name in self._variables.items()}
         outputs = tuple(_fetch(t, env, constants, define) for t in self.graph.outputs)
         return outputs if self.taps is None else (outputs, {t: env[t] for t in self.taps if t in env}), state
 
@@ -272,7 +275,7 @@ def _assemble(model: Model, mode: str, flavour: str) -> tuple[list[Step], Params
 def _real_step(op: Op, where: Site, mode: str) -> Step:
     options = where.node.real_options
     host = {p: where.values[p] for p in _static_positions(op, where)}
-    return Step(where.node, lambda leaves, *xs: op.real(options, *xs), host, static=(options, _shapes(host)))
+    return Step(where.node, lambda leaves, *xs: op.real(options, *xs), host, (options, _shapes(host)), state=op.rule.state)
 
 
 def _integer_step(op: Op, where: Site, flavour: str) -> tuple[Step, Plan | None]:
@@ -286,7 +289,7 @@ def _integer_step(op: Op, where: Site, flavour: str) -> tuple[Step, Plan | None]
     options = where.options
     hidden = {p: None for p in (*static_positions, *op.rule.prepared) if p < len(where.inputs)}
     call = functools.partial(_run_kernel, kernel.run, options, plan.static)
-    return Step(where.node, call, hidden, (options, plan.static), plan.note), plan  # type: ignore[arg-type]
+    return Step(where.node, call, hidden, (options, plan.static), plan.note, op.rule.state), plan  # type: ignore[arg-type]
 
 
 def _run_kernel(run: Callable[..., Any], options: Any, static: Any, leaves: Any, *inputs: Any) -> Any:

@@ -77,6 +77,7 @@ class Rule:
     (run receives None there).
     versions: type of the data -> op version to stamp (the lowest that fits, never above the reference resolver's ceiling).
     keep_float: never quantized (its output feeds shapes, or it converts).
+    state: positions of variable tensors that the op replaces; `real` and `run` return their new values after the outputs.
     """
 
     data: tuple[int, ...] | str = (0,)
@@ -89,6 +90,7 @@ class Rule:
     prepared: tuple[int, ...] = ()
     versions: Mapping[str, int] = field(default_factory=lambda: {"float32": 1, "int8": 2})
     keep_float: bool = False
+    state: tuple[int, ...] = ()
 
     def data_inputs(self, node: Node) -> tuple[int, ...]:
         """Positions of the inputs of this node that carry real values."""

@@ -98,3 +98,39 @@ def test_real_streaming_models_equal_litert_in_sequence(name, oracle, models_dir
         theirs = oracle.run(path.read_bytes(), [x], flavour, sequence=True)
         for index, mine in zip(model.graph.outputs, fn.sequence(x), strict=True):
             assert np.array_equal(mine, theirs[index])
+
+
+def svdf(seed: int) -> Model:
+    """A random SVDF: sizes, scales, zero points, with or without bias."""
+    rng = np.random.default_rng(seed)
+    n, k, units, rank, length = (int(v) for v in rng.integers((1, 1, 1, 1, 1), (4, 20, 7, 4, 9)))
+    filters, bias = units * rank, rng.integers(-(2**18), 2**18, units).astype(np.int32)
+
+    def q(low=-8.0, high=-2.0, zero=0, code=(-128, 127)):
+        return QParams(np.exp2(rng.uniform(low, high, 1)).astype(np.float32), np.int64([zero]), *code)
+
+    words = (-(2**15), 2**15 - 1)
+    codes = [("features", (filters, k), "int8", q()), ("time", (filters, length), "int16", q(-14, -8, code=words))]
+    data = [rng.integers(np.iinfo(kind).min, np.iinfo(kind).max, shape, kind, endpoint=True) for _, shape, kind, _ in codes]
+    tensors = [
+        Tensor(0, "x", (n, k), "int8", q(-6, -2, int(rng.integers(-128, 128)))),
+        *(Tensor(i, name, shape, kind, params, data[i - 1]) for i, (name, shape, kind, params) in enumerate(codes, 1)),
+        Tensor(3, "bias", (units,), "int32", q(-20, -10, code=(-(2**31), 2**31 - 1)), bias),
+        Tensor(4, "state", (n, filters * length), "int16", q(-10, -4, code=words), is_variable=True),
+        Tensor(5, "y", (n, units), "int8", q(-6, 0, int(rng.integers(-128, 128)))),
+    ]
+    options = Options(rank=rank, fused_activation_function="RELU", asymmetric_quantize_inputs=False)
+    node = Node(0, "SVDF", (0, 1, 2, 3 if seed % 4 else -1, 4), (5,), options, version=3)
+    return read(to_bytes(Model((Graph(tuple(tensors), (node,), (0,), (5,), name="main"),))))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_svdf_equals_litert_in_sequence(seed, oracle):
+    model = svdf(seed)
+    t = model.graph.tensors[0]
+    x = np.random.default_rng(seed).integers(-128, 128, (12, *t.shape)).astype(np.int8)
+    data = to_bytes(model)
+    for flavour in ("xnnpack", "reference", "builtin"):
+        fn = build(model, "integer", flavour)
+        assert np.array_equal(fn.sequence(x)[0], oracle.run(data, [x], flavour, sequence=True)[5])
+        assert np.array_equal(fn.batch(x)[0], oracle.run(data, [x], flavour)[5])
