@@ -35,12 +35,16 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """An op where it stands in a graph: the node, its tensors (None where absent), and input values known on the host."""
+    """An op where it stands in a graph: the node, its tensors (None where absent), and input values known on the host.
+
+    intermediates: tensors that exist for their parameters alone (LSTM).
+    """
 
     node: Node
     inputs: tuple[Tensor | None, ...]
     outputs: tuple[Tensor, ...]
     values: tuple[np.ndarray | None, ...]
+    intermediates: tuple[Tensor, ...] = ()
 
     @property
     def options(self) -> Options:
@@ -61,7 +65,8 @@ def site(graph: Graph, node: Node, known: Mapping[int, np.ndarray] | None = None
     known = known or {}
     inputs = tuple(graph.tensors[i] if i >= 0 else None for i in node.inputs)
     values = tuple(None if t is None else known.get(t.index, t.data) for t in inputs)
-    return Site(node, inputs, tuple(graph.tensors[i] for i in node.outputs), values)
+    outputs, intermediates = (tuple(graph.tensors[i] for i in indexes) for indexes in (node.outputs, node.intermediates))
+    return Site(node, inputs, outputs, values, intermediates)
 
 
 @dataclass(frozen=True)
