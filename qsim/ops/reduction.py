@@ -48,6 +48,8 @@ def _plan_mean(site: Site, flavour: str) -> Plan:
     assert x is not None
     n = int(np.prod([x.shape[a] for a in axes], dtype=np.int64))
     (sx, zx), (sy, zy) = affine(site, x), affine(site, site.outputs[0])
+    if x.type == "int16":
+        return _plan_fixed_mean(site, axes, n, sx, zx, sy)
     if flavour == "xnnpack":
         return _plan_float_mean(site, axes, n, sx, zx, sy, zy)
     if flavour == "builtin" and len(x.shape) == 4 and axes == (1, 2) and _kept(site.options):
@@ -67,7 +69,8 @@ def _plan_fixed_mean(site: Site, axes: tuple, n: int, sx: np.float32, zx: int, s
     k = min(n.bit_length() - 1, 32, 31 + int(e))
     multiplier, shift = (int(m) << k) // n, int(e) - k
     leaves: Leaves = {"multiplier": np.int32(multiplier), "shift": np.int32(shift), "input_zero_point": np.int32(zx), **type_bounds(site)}
-    small = (255 * n) << max(shift, 0) < 1 << 30
+    steps = 255 if site.outputs[0].type != "int16" else 1 << 15
+    small = (steps * n) << max(shift, 0) < 1 << 30
     return Plan(("fixed", axes, n, small), leaves, "fixed point, the element count folded into the multiplier")
 
 
@@ -80,10 +83,10 @@ def _plan_image_mean(site: Site, channels: int, n: int, sx: np.float32, zx: int,
 
 
 def _run_mean(options: Options, static: tuple, leaves: Leaves, x: jax.Array, _: Any) -> jax.Array:
-    """Mean of int8/uint8 codes over the static axes (S their sum, n their number).
+    """Mean of codes over the static axes (S their sum, n their number).
 
     XNNPACK: y = clip(round_half_even(f32(f32(S) s) + o)), s = f32(f32(s_x / s_y) / n), o = f32(z_y - f32(n z_x s)); two roundings, no FMA.
-    Reference: y = clip(MBQM(S - n z_x, m', e') + z_y), m' = floor(2^k m / n), e' = e - k, k = floor(log2 n).
+    Reference, and int16 in any flavour: y = clip(MBQM(S - n z_x, m', e') + z_y), m' = floor(2^k m / n), e' = e - k, k = floor(log2 n).
     Builtin over (1, 2) of four axes, axes kept: MBQM(S) with M = f32(s_x / (n s_y)) and a rounded bias, the last right shift rounding
     halves up in whole blocks of 16 channels and away from zero in the rest; other axes as the reference.
 
@@ -119,8 +122,8 @@ OPS = (
     Op(
         "MEAN",
         _real_mean,
-        Rule(static=(1,)),
-        each(("int8", "uint8"), ("T", "int32"), ("T",), _plan_mean, _run_mean),
+        Rule(static=(1,), versions={"float32": 1, "int8": 2, "int16": 3}),
+        each(("int8", "uint8", "int16"), ("T", "int32"), ("T",), _plan_mean, _run_mean),
         (
             _mean((1, 7, 5, 19), (1, 2), True),
             _mean((1, 8, 8, 32), (1, 2), False),
