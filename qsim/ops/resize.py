@@ -53,10 +53,13 @@ def _grids(make: Any, shape: tuple[int, ...], size: tuple[int, int], align: bool
 
 def _blend(x: jax.Array, rows: Grid, columns: Grid, one: Any) -> jax.Array:
     """Rows, then columns: lower * (one - weight) + upper * weight, along axes 1 and 2."""
-    for axis, (lower, upper, weight) in ((1, rows), (2, columns)):
-        w = weight.reshape([-1 if i == axis else 1 for i in range(4)])
-        x = jnp.take(x, lower, axis=axis, mode="clip") * (one - w) + jnp.take(x, upper, axis=axis, mode="clip") * w
-    return x
+    return _blend_axis(_blend_axis(x, 1, rows, one), 2, columns, one)
+
+
+def _blend_axis(x: jax.Array, axis: int, grid: Grid, one: Any) -> jax.Array:
+    lower, upper, weight = grid
+    w = weight.reshape([-1 if i == axis else 1 for i in range(4)])
+    return jnp.take(x, lower, axis=axis, mode="clip") * (one - w) + jnp.take(x, upper, axis=axis, mode="clip") * w
 
 
 def _size(value: Any) -> tuple[int, int]:
@@ -77,6 +80,8 @@ def _plan(site: Site, flavour: str) -> Plan:
     """static: (form, output height and width)."""
     if site.values[1] is None:
         raise Unsupported("the output size is not known before the model runs", where=site.where)
+    if site.outputs[0].type == "int16":
+        return Plan(("wide", _size(site.values[1])), note="weights in 1/1024, halves away from zero")
     if flavour == "xnnpack":
         require_tied(site)
         return Plan(("xnnpack", _size(site.values[1])), note="weights in 1/2048, one shift, halves up")
@@ -87,11 +92,13 @@ def _run(options: Options, static: tuple, leaves: Leaves, x: jax.Array, _: Any) 
     """Bilinear interpolation of int8 codes in exact integers; no rescale. *Shapes*: (n, h, w, c) -> (n, h', w', c).
 
     XNNPACK: T = sum of four codes times 11-bit weights, y = (T + 2^21) >> 22. LiteRT: 10-bit weights,
-    y = trunc((T + sign(T) 2^19) / 2^20). |T| < 2^30, and the sum is exact, so rows and columns may be blended one after the other.
+    y = trunc((T + sign(T) 2^19) / 2^20). |T| < 2^30 (8 bits), and the sum is exact, so rows and columns may be blended one after the other.
 
     *Restates*: XNNPACK's s8-ibilinear, RESIZE_BILINEAR of LiteRT.
     """
     form, size = static
+    if form == "wide":
+        return _run_wide(x, *_grids(fixed_grid, x.shape, size, *_modes(options)))
     codes = x.astype(np.int32)
     if form == "xnnpack":
         total = _blend(codes, *_grids(xnnpack_grid, x.shape, size, *_modes(options)), np.int32(2048))
@@ -99,6 +106,16 @@ def _run(options: Options, static: tuple, leaves: Leaves, x: jax.Array, _: Any) 
     total = _blend(codes, *_grids(fixed_grid, x.shape, size, *_modes(options)), np.int32(1024))
     magnitude = (jnp.abs(total) + np.int32(1 << 19)) >> np.int32(20)
     return jnp.where(total < 0, -magnitude, magnitude).astype(x.dtype)
+
+
+def _run_wide(x: jax.Array, rows: Grid, columns: Grid) -> jax.Array:
+    """The LiteRT form for int16, where T needs 36 bits: T = 1024 high + low, low in 0..1023, from halves of the blended rows."""
+    one = np.int32(1024)
+    t = _blend_axis(x.astype(np.int32), 1, rows, one)
+    high, low = (_blend_axis(part, 2, columns, one) for part in (t >> np.int32(10), t & np.int32(1023)))
+    high, low = high + (low >> np.int32(10)), low & np.int32(1023)
+    below = np.int32(512) - high - (low > 0).astype(np.int32)
+    return jnp.where(high < 0, -(below >> np.int32(10)), (high + np.int32(512)) >> np.int32(10)).astype(x.dtype)
 
 
 def _case(shape: tuple, size: tuple[int, int], align: bool = False, half_pixel: bool = False) -> Case:
@@ -109,9 +126,9 @@ OPS = (
     Op(
         "RESIZE_BILINEAR",
         _real,
-        Rule(tied=True, static=(1,)),
+        Rule(tied=True, static=(1,), versions={"float32": 1, "uint8": 1, "int8": 2, "int16": 4}),
         (
-            *each(("int8",), ("T", "int32"), ("T",), _plan, _run),
+            *each(("int8", "int16"), ("T", "int32"), ("T",), _plan, _run),
             *each(("uint8",), ("T", "int32"), ("T",), _plan, _run, ("xnnpack",)),
         ),
         (
