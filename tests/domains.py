@@ -39,6 +39,7 @@ DOMAINS: Mapping[str, Domain] = {
     "MUL": Domain("product", -11, -1, (2.0**-16, 2.0**-1)),
     "QUANTIZE": Domain("ratio", -7, 6, (2.0**-8, 2.0**7)),
     "MEAN": Domain("ratio", -3, 3),
+    "SUM": Domain("ratio", -6, 1),
     "RELU": Domain("ratio", -5, 3),
     "RELU6": Domain("ratio", -5, 3),
     "SOFTMAX": Domain("input", -11, 1),

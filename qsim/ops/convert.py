@@ -155,8 +155,8 @@ def _run_requantize(options: Options, static: tuple, leaves: Leaves, x: jax.Arra
     """8-bit or int16 codes -> codes of other parameters.
 
     XNNPACK, one type, ratio r = f32(s_x / s_y) in [2^-8, 2^7]: clip((((q - z_x) rint(256 r) + 128) >> 8) + z_y).
-    Reference, and int16 in any flavour: clip(MBQM(q - z_x) + z_y). Builtin (and what XNNPACK refuses): the first 16 floor(n / 16) elements round the last shift
-    halves up, the rest as the reference.
+    Reference, and int16 in any flavour: clip(MBQM(q - z_x) + z_y). Builtin (and what XNNPACK refuses): the first
+    16 floor(n / 16) elements round the last shift halves up, the rest as the reference.
 
     *Restates*: XNNPACK's qs8-vcvt, Requantize of LiteRT.
     """
