@@ -6,7 +6,9 @@ from importlib import import_module
 
 from ..op import Op
 
-FAMILIES = ("linear", "elementwise", "activation", "pooling", "reduction", "movement", "shape", "convert", "resize", "recurrent", "lstm")
+FAMILIES = (
+    "linear", "elementwise", "activation", "pooling", "reduction", "movement", "shape", "convert", "resize", "recurrent", "lstm", "products",
+)  # fmt: skip
 
 
 def _load() -> dict[str, Op]:

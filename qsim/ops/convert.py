@@ -65,7 +65,7 @@ def _plan_quantize(site: Site, flavour: str) -> Plan:
         return _plan_quantize_channels(y)
     scale, zero = affine(site, y)
     limits = _limits(zero, y.type)
-    if flavour == "xnnpack":
+    if flavour == "xnnpack" and y.type != "int16":
         return Plan(("xnnpack", y.type), {"inverse": f32(1) / scale, **limits}, "x * f32(1 / s), half to even")
     inverse = words(np.float64(1) / np.float64(scale)).reshape(2)
     if flavour == "reference":
@@ -112,12 +112,12 @@ def _divided(x: jax.Array, leaves: Leaves, single: bool) -> jax.Array:
 
     XLA turns a division by a scalar into a product with its reciprocal. In float64 that is within 2^-51 of the quotient q of two
     float32 numbers. q is either a float32 rounding boundary or at least 2^-49 away from it, and either a half (of a code, so below
-    2^9) or at least 2^-34 away from it: rounding the product to float32, or to 40 bits, gives what rounding q would.
+    2^17) or at least 2^-42 away from it: rounding the product to float32, or to 45 bits, gives what rounding q would.
     """
     with jax.enable_x64(True):
         inverse = lax.bitcast_convert_type(jnp.asarray(leaves["inverse64"], np.uint32), np.float64)
         real = lax.convert_element_type(x, np.float64) * inverse
-        real = lax.convert_element_type(real, np.float32) if single else lax.reduce_precision(real, 11, 40)
+        real = lax.convert_element_type(real, np.float32) if single else lax.reduce_precision(real, 11, 45)
         whole = jnp.trunc(real)
         half = jnp.abs(real - whole) >= np.asarray(0.5, real.dtype)
         return _to_int32(whole + jnp.where(half, jnp.sign(real), np.asarray(0, real.dtype)))
@@ -139,23 +139,24 @@ def _plan_requantize(site: Site, flavour: str) -> Plan:
     (sx, zx), (sy, zy) = affine(site, x), affine(site, y)
     leaves: Leaves = {"input_zero_point": np.int32(zx), **_limits(zy, y.type)}
     ratio = f32(sx / sy)
-    if flavour == "xnnpack" and plain(site) and x.type == y.type and 2.0**-8 <= ratio <= 2.0**7:
+    if flavour == "xnnpack" and plain(site) and x.type == y.type in _8 and 2.0**-8 <= ratio <= 2.0**7:
         leaves["multiplier"] = np.int32(np.rint(f32(256) * ratio))
         return Plan(("xnnpack", y.type), leaves, "XNNPACK: 8 fractional bits, halves up")
     (m,), (e,) = quantize_multiplier(np.float64(sx) / np.float64(sy))
     leaves |= {"multiplier": m, "shift": e}
-    small = 255 << max(int(e), 0) < 1 << 30
-    form = "reference" if flavour == "reference" else "builtin"
+    wide = "int16" in (x.type, y.type)
+    small = (65535 if wide else 255) << max(int(e), 0) < 1 << 30
+    form = "reference" if flavour == "reference" or wide else "builtin"
     note = "fixed point" if form == "reference" else "fixed point, halves up in blocks of 16"
     return Plan((form, y.type, small, y.shape), leaves, note)
 
 
 def _run_requantize(options: Options, static: tuple, leaves: Leaves, x: jax.Array) -> jax.Array:
-    """8-bit codes -> 8-bit codes of other parameters.
+    """8-bit or int16 codes -> codes of other parameters.
 
     XNNPACK, one type, ratio r = f32(s_x / s_y) in [2^-8, 2^7]: clip((((q - z_x) rint(256 r) + 128) >> 8) + z_y).
-    Reference: clip(MBQM(q - z_x) + z_y). Builtin (and what XNNPACK refuses): the first 16 floor(n / 16) elements round the last shift
-    halves up, the rest as the reference.
+    Reference, and int16 in any flavour: clip(MBQM(q - z_x) + z_y). Builtin (and what XNNPACK refuses): the first
+    16 floor(n / 16) elements round the last shift halves up, the rest as the reference.
 
     *Restates*: XNNPACK's qs8-vcvt, Requantize of LiteRT.
     """
@@ -187,7 +188,7 @@ def _plan_dequantize(site: Site, flavour: str) -> Plan:
         raise Invalid(f"{x.name!r} has no quantization parameters", where=site.where)
     scale, zero = _spread(x, np.float32), _spread(x, np.int32)
     leaves: Leaves = {"scale": scale, "zero_point": zero}
-    if flavour == "builtin" and not x.qparams.per_channel:
+    if flavour == "builtin" and x.type in _8 and not x.qparams.per_channel:
         return Plan(("builtin", x.shape), {**leaves, "offset": f32(f32(-zero) * scale)}, "blocks of 8: q s + (-z s); rest (q - z) s")
     return Plan(("plain",), leaves, "f32((q - z) s)")
 
@@ -202,7 +203,7 @@ def _spread(x: Tensor, dtype: Any) -> np.ndarray:
 def _run_dequantize(options: Options, static: tuple, leaves: Leaves, x: Any) -> Any:
     """codes -> float32: f32((q - z) s), per channel along the axis of the parameters.
 
-    Builtin, per tensor: the first 8 floor(n / 8) elements are f32(f32(q s) + f32(-z s)).
+    Builtin, 8 bits, per tensor: the first 8 floor(n / 8) elements are f32(f32(q s) + f32(-z s)).
     *Restates*: DEQUANTIZE of XNNPACK and of LiteRT.
     """
     ns = namespace(x)
@@ -248,15 +249,16 @@ def _run_cast(options: Options, static: str, leaves: Leaves, x: Any) -> Any:
 
 
 _8 = ("int8", "uint8")
+_PAIRS = (*((a, b) for a in _8 for b in _8), ("int8", "int16"), ("uint8", "int16"), ("int16", "int8"), ("int16", "int16"))
 
 OPS = (
     Op(
         "QUANTIZE",
         _real_quantize,
-        Rule(versions={"float32": 1, "int8": 1}, keep_float=True),
+        Rule(versions={"float32": 1, "int8": 1, "int16": 2}, keep_float=True),
         (
-            *(Kernel(("float32",), (t,), FLAVOURS, _plan_quantize, _run_quantize) for t in _8),
-            *(Kernel((a,), (b,), FLAVOURS, _plan_requantize, _run_requantize) for a in _8 for b in _8),
+            *(Kernel(("float32",), (t,), FLAVOURS, _plan_quantize, _run_quantize) for t in (*_8, "int16")),
+            *(Kernel((a,), (b,), FLAVOURS, _plan_requantize, _run_requantize) for a, b in _PAIRS),
         ),
         (
             Case(((1, 7, 5, 3),), {}, types={0: "float32"}),
@@ -268,9 +270,9 @@ OPS = (
     Op(
         "DEQUANTIZE",
         _real_dequantize,
-        Rule(versions={"float32": 1, "uint8": 1, "int8": 2, "float16": 3}, keep_float=True),
+        Rule(versions={"float32": 1, "uint8": 1, "int8": 2, "int16": 3, "float16": 3}, keep_float=True),
         (
-            *(Kernel((t,), ("float32",), FLAVOURS, _plan_dequantize, _run_dequantize) for t in _8),
+            *(Kernel((t,), ("float32",), FLAVOURS, _plan_dequantize, _run_dequantize) for t in (*_8, "int16")),
             Kernel(("float16",), ("float32",), FLAVOURS, lambda site, flavour: Plan(note="exact"), _run_widen),
         ),
         (Case(((1, 7, 5, 3),), {}), Case(((2, 37),), {})),

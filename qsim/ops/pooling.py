@@ -93,11 +93,11 @@ def _run_average(options: Options, static: tuple, leaves: Leaves, x: jax.Array) 
 
 def _plan_max(site: Site, flavour: str) -> Plan:
     o = site.options
-    refused = not plain(site) or o.stride_h > o.filter_height or o.stride_w > o.filter_width
+    refused = site.outputs[0].type == "int16" or not plain(site) or o.stride_h > o.filter_height or o.stride_w > o.filter_width
     if flavour == "xnnpack" and not refused:
         require_tied(site)
     limits = bounds(site, "builtin" if refused else flavour)
-    note = "; XNNPACK refuses a stride larger than the window: builtin clamp" if refused and flavour == "xnnpack" else ""
+    note = "; XNNPACK refuses int16, and a stride larger than the window: builtin clamp" if refused and flavour == "xnnpack" else ""
     return Plan((), {k: limits[k] for k in ("act_min", "act_max")}, "largest code of the window" + note)
 
 
@@ -128,9 +128,10 @@ _CASES = (
     _case((1, 9, 5, 3), (1, 2), (3, 3), "VALID", "RELU6"),
     _case((1, 6, 5, 3), (1, 1), (1, 1), "SAME", "RELU6"),
 )
-_TYPES = ("int8", "uint8")
+_TYPES = ("int8", "uint8", "int16")
+_RULE = Rule(tied=True, versions={"float32": 1, "uint8": 1, "int8": 2, "int16": 3})
 
 OPS = (
-    Op("AVERAGE_POOL_2D", _real_average, Rule(tied=True), each(_TYPES, ("T",), ("T",), _plan_average, _run_average), _CASES),
-    Op("MAX_POOL_2D", _real_max, Rule(tied=True), each(_TYPES, ("T",), ("T",), _plan_max, _run_max), _CASES),
+    Op("AVERAGE_POOL_2D", _real_average, _RULE, each(_TYPES, ("T",), ("T",), _plan_average, _run_average), _CASES),
+    Op("MAX_POOL_2D", _real_max, _RULE, each(_TYPES, ("T",), ("T",), _plan_max, _run_max), _CASES),
 )

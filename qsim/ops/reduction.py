@@ -1,7 +1,8 @@
-"""MEAN over any axes, and REDUCE_PROD of integers (shape arithmetic)."""
+"""MEAN, SUM, REDUCE_MAX, REDUCE_MIN, REDUCE_ANY, REDUCE_ALL over any axes, and REDUCE_PROD of integers (shape arithmetic)."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from ..errors import Unsupported
 from ..fixed import quantize_multiplier, requantize, store
 from ..graph import Options
 from ..op import Case, Op, Plan, Rule, Site, namespace
-from .common import Leaves, affine, each, f32, type_bounds
+from .common import Leaves, affine, each, f32, require_tied, type_bounds
 
 
 def reduced_axes(rank: int, value: Any) -> tuple[int, ...]:
@@ -28,6 +29,26 @@ def _real_mean(options: Options, x: Any, axes: Any) -> Any:
     where = reduced_axes(x.ndim, axes)
     n = int(np.prod([x.shape[a] for a in where], dtype=np.int64))
     return namespace(x).sum(x, axis=where, keepdims=_kept(options)) / np.asarray(n, x.dtype)
+
+
+def _real_sum(options: Options, x: Any, axes: Any) -> Any:
+    return namespace(x).sum(x, axis=reduced_axes(x.ndim, axes), keepdims=_kept(options), dtype=x.dtype)
+
+
+def _real_max(options: Options, x: Any, axes: Any) -> Any:
+    return namespace(x).max(x, axis=reduced_axes(x.ndim, axes), keepdims=_kept(options))
+
+
+def _real_min(options: Options, x: Any, axes: Any) -> Any:
+    return namespace(x).min(x, axis=reduced_axes(x.ndim, axes), keepdims=_kept(options))
+
+
+def _real_any(options: Options, x: Any, axes: Any) -> Any:
+    return namespace(x).any(x, axis=reduced_axes(x.ndim, axes), keepdims=_kept(options))
+
+
+def _real_all(options: Options, x: Any, axes: Any) -> Any:
+    return namespace(x).all(x, axis=reduced_axes(x.ndim, axes), keepdims=_kept(options))
 
 
 def _real_product(options: Options, x: Any, axes: Any) -> Any:
@@ -48,6 +69,8 @@ def _plan_mean(site: Site, flavour: str) -> Plan:
     assert x is not None
     n = int(np.prod([x.shape[a] for a in axes], dtype=np.int64))
     (sx, zx), (sy, zy) = affine(site, x), affine(site, site.outputs[0])
+    if x.type == "int16":
+        return _plan_fixed_mean(site, axes, n, sx, zx, sy)
     if flavour == "xnnpack":
         return _plan_float_mean(site, axes, n, sx, zx, sy, zy)
     if flavour == "builtin" and len(x.shape) == 4 and axes == (1, 2) and _kept(site.options):
@@ -56,7 +79,7 @@ def _plan_mean(site: Site, flavour: str) -> Plan:
 
 
 def _plan_float_mean(site: Site, axes: tuple, n: int, sx: np.float32, zx: int, sy: np.float32, zy: int) -> Plan:
-    scale = f32(f32(sx / sy) * f32(f32(1) / f32(n)))
+    scale = f32(f32(sx / sy) * f32(f32(1) / f32(n))) if site.node.op == "MEAN" else f32(sx / sy)
     offset = f32(f32(zy) - f32(f32(f32(n) * f32(zx)) * scale))
     leaves: Leaves = {"scale": scale, "offset": offset, **type_bounds(site)}
     return Plan(("xnnpack", axes), leaves, "XNNPACK: float32 product and sum, rounded half to even")
@@ -67,7 +90,8 @@ def _plan_fixed_mean(site: Site, axes: tuple, n: int, sx: np.float32, zx: int, s
     k = min(n.bit_length() - 1, 32, 31 + int(e))
     multiplier, shift = (int(m) << k) // n, int(e) - k
     leaves: Leaves = {"multiplier": np.int32(multiplier), "shift": np.int32(shift), "input_zero_point": np.int32(zx), **type_bounds(site)}
-    small = (255 * n) << max(shift, 0) < 1 << 30
+    steps = 255 if site.outputs[0].type != "int16" else 1 << 15
+    small = (steps * n) << max(shift, 0) < 1 << 30
     return Plan(("fixed", axes, n, small), leaves, "fixed point, the element count folded into the multiplier")
 
 
@@ -80,10 +104,10 @@ def _plan_image_mean(site: Site, channels: int, n: int, sx: np.float32, zx: int,
 
 
 def _run_mean(options: Options, static: tuple, leaves: Leaves, x: jax.Array, _: Any) -> jax.Array:
-    """Mean of int8/uint8 codes over the static axes (S their sum, n their number).
+    """Mean of codes over the static axes (S their sum, n their number).
 
     XNNPACK: y = clip(round_half_even(f32(f32(S) s) + o)), s = f32(f32(s_x / s_y) / n), o = f32(z_y - f32(n z_x s)); two roundings, no FMA.
-    Reference: y = clip(MBQM(S - n z_x, m', e') + z_y), m' = floor(2^k m / n), e' = e - k, k = floor(log2 n).
+    Reference, and int16 in any flavour: y = clip(MBQM(S - n z_x, m', e') + z_y), m' = floor(2^k m / n), e' = e - k, k = floor(log2 n).
     Builtin over (1, 2) of four axes, axes kept: MBQM(S) with M = f32(s_x / (n s_y)) and a rounded bias, the last right shift rounding
     halves up in whole blocks of 16 channels and away from zero in the rest; other axes as the reference.
 
@@ -104,6 +128,60 @@ def _run_mean(options: Options, static: tuple, leaves: Leaves, x: jax.Array, _: 
     return store(requantize(centred, leaves["multiplier"], leaves["shift"], small=small), *limits)
 
 
+# ---------------------------------------------------------------- SUM
+
+
+def _plan_sum(site: Site, flavour: str) -> Plan:
+    """static: (form, axes, ...) as of MEAN."""
+    axes, x = _known_axes(site), site.inputs[0]
+    assert x is not None
+    n = int(np.prod([x.shape[a] for a in axes], dtype=np.int64))
+    (sx, zx), (sy, zy) = affine(site, x), affine(site, site.outputs[0])
+    if flavour == "xnnpack" and x.type != "int16":
+        return _plan_float_mean(site, axes, n, sx, zx, sy, zy)
+    if flavour == "reference":
+        (m,), (e,) = quantize_multiplier(np.float64(sx) / np.float64(sy))
+        return Plan(("fixed", axes, n, False), {"multiplier": m, "shift": e, "input_zero_point": np.int32(zx), **type_bounds(site)})
+    scale = f32(sx / sy)
+    leaves: Leaves = {"scale": scale, "offset": f32(f32(f32(-zx) * scale) * f32(n)), **type_bounds(site)}
+    return Plan(("rounded", axes), leaves, "builtin: float32 product and sum, rounded half away from zero")
+
+
+def _run_sum(options: Options, static: tuple, leaves: Leaves, x: jax.Array, _: Any) -> jax.Array:
+    """Sum of codes over the static axes (S their sum, n their number).
+
+    XNNPACK: y = clip(round_half_even(f32(f32(S) s) + o)), s = f32(s_x / s_y), o = f32(z_y - f32(n z_x s)).
+    Builtin, and int16: y = clip(round_away(f32(f32(S) s) + f32(f32(-z_x s) n)) + z_y). Reference: y = clip(MBQM(S - n z_x) + z_y).
+    *Restates*: XNNPACK's qs8 sum, SUM of LiteRT. *Differs from*: the reference kernel on int8 and int16, which it reads as uint8.
+    """
+    if static[0] != "rounded":
+        return _run_mean(options, static, leaves, x, None)
+    total = jnp.sum(x, axis=static[1], keepdims=_kept(options), dtype=np.int32)
+    # The maximum keeps XLA from contracting product and sum to an FMA.
+    real = jnp.maximum(total.astype(np.float32) * leaves["scale"], np.float32(-3e38)) + leaves["offset"]
+    whole = jnp.trunc(real)
+    whole = whole + jnp.where(jnp.abs(real - whole) >= np.float32(0.5), jnp.sign(real), np.float32(0))
+    steps = jnp.clip(whole, np.float32(-(2.0**30)), np.float32(2.0**30)).astype(np.int32)
+    return store(steps, leaves["zero_point"], leaves["act_min"], leaves["act_max"], x.dtype)
+
+
+# ---------------------------------------------------------------- numbers kept
+
+
+def _plan_raw(site: Site, flavour: str) -> Plan:
+    if site.node.op in ("REDUCE_MAX", "REDUCE_MIN"):
+        require_tied(site)
+    return Plan(_known_axes(site), note="the stored numbers themselves")
+
+
+def _raw(function: Any) -> Any:
+    def run(options: Options, static: tuple, leaves: Leaves, x: jax.Array, _: Any) -> jax.Array:
+        """The stored numbers reduced; scales are never read. *Restates*: the LiteRT and XNNPACK kernels, alike in every flavour."""
+        return function(options, x, static)
+
+    return run
+
+
 def _mixed(total: jax.Array, leaves: Leaves, blocks: int) -> jax.Array:
     """Requantize, halves up in the first `blocks` channels and away from zero in the rest."""
     up, away = (requantize(total, leaves["multiplier"], leaves["shift"], rounding=r) for r in ("up", "away"))
@@ -111,30 +189,58 @@ def _mixed(total: jax.Array, leaves: Leaves, blocks: int) -> jax.Array:
     return jnp.where(channel < np.int32(blocks), up, away)
 
 
-def _mean(shape: tuple, axes: Any, keep: bool) -> Case:
+def _reduced(shape: tuple, axes: Any, keep: bool) -> Case:
     return Case((shape, np.shape(axes)), {"keep_dims": keep}, {1: axes}, {1: "int32"})
+
+
+_CASES = (
+    _reduced((1, 7, 5, 19), (1, 2), True),
+    _reduced((1, 8, 8, 32), (1, 2), False),
+    _reduced((1, 4, 6, 5), (2,), True),
+    _reduced((1, 4, 6, 5), (-1, 1), False),
+    _reduced((1, 3, 11), (1,), True),
+    _reduced((2, 3, 4, 3), (0, 1, 2, 3), True),
+)
+_8 = ("int8", "uint8")
+_QUANTIZED = (*_8, "int16")
+_T = ("T", "int32"), ("T",)
+
+
+def _extreme(name: str, real: Any) -> Op:
+    rule = Rule(tied=True, static=(1,), versions={"float32": 1, "uint8": 1, "int8": 2, "int16": 3})
+    return Op(name, real, rule, each((*_QUANTIZED, "int32", "int64"), *_T, _plan_raw, _raw(real)), _CASES[2:], host=True)
+
+
+def _truth(name: str, real: Any) -> Op:
+    cases = tuple(replace(c, types={0: "bool", 1: "int32"}) for c in _CASES[2:])
+    return Op(name, real, Rule(data=(), static=(1,), keep_float=True), each(("bool",), *_T, _plan_raw, _raw(real)), cases, host=True)
 
 
 OPS = (
     Op(
         "MEAN",
         _real_mean,
-        Rule(static=(1,)),
-        each(("int8", "uint8"), ("T", "int32"), ("T",), _plan_mean, _run_mean),
-        (
-            _mean((1, 7, 5, 19), (1, 2), True),
-            _mean((1, 8, 8, 32), (1, 2), False),
-            _mean((1, 4, 6, 5), (2,), True),
-            _mean((1, 4, 6, 5), (-1, 1), False),
-            _mean((1, 3, 11), (1,), True),
-            _mean((2, 3, 4, 3), (0, 1, 2, 3), True),
-        ),
+        Rule(static=(1,), versions={"float32": 1, "int8": 2, "int16": 3}),
+        each(_QUANTIZED, *_T, _plan_mean, _run_mean),
+        _CASES,
     ),
+    Op(
+        "SUM",
+        _real_sum,
+        Rule(static=(1,)),
+        (*each(_QUANTIZED, *_T, _plan_sum, _run_sum), *each(("int32", "int64"), *_T, _plan_raw, _raw(_real_sum))),
+        _CASES,
+        host=True,
+    ),
+    _extreme("REDUCE_MAX", _real_max),
+    _extreme("REDUCE_MIN", _real_min),
+    _truth("REDUCE_ANY", _real_any),
+    _truth("REDUCE_ALL", _real_all),
     Op(
         "REDUCE_PROD",
         _real_product,
         Rule(data=(), static=(1,), versions={"float32": 1, "int8": 2}, keep_float=True),
-        (),
+        each(("int32",), *_T, _plan_raw, _raw(_real_product)),
         (
             Case(((4,), (1,)), {"keep_dims": False}, {1: (0,)}, {0: "int32", 1: "int32"}),
             Case(((2, 3), (1,)), {"keep_dims": True}, {1: (-1,)}, {0: "int32", 1: "int32"}),

@@ -1,0 +1,287 @@
+"""TRANSPOSE_CONV and BATCH_MATMUL: sums of products with the rescaling of `linear`, plus 64-bit sums for int16."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from .. import dot, fixed
+from ..errors import Invalid, Unsupported
+from ..graph import Options, Tensor
+from ..op import Case, Kernel, Op, Plan, Rule, Site
+from ..windows import window
+from .common import Leaves, activate, affine, body, each, f32
+
+FLAVOURS = ("xnnpack", "reference", "builtin")
+
+
+class Rescale(NamedTuple):
+    """rule: "scale" (XNNPACK, float32, half even), "away", "mixed", "blocks" (two fixed-point steps; the second half away, or up for
+    whole groups of 8 channels, or for whole blocks of 16 elements), "wide" (int64 sums, 15-bit multiplier, half up).
+    type, shape: of the output."""
+
+    rule: str
+    type: str
+    shape: tuple[int, ...] = ()
+
+
+_NOTES = {
+    "scale": "XNNPACK: float32 scale, round half even",
+    "away": "two fixed-point roundings: half up, then half away from zero",
+    "mixed": "two fixed-point roundings: second half up for whole groups of 8 channels, half away for the rest",
+    "blocks": "two fixed-point roundings: second half up in blocks of 16 elements, half away for the rest",
+    "wide": "64-bit sums, 15-bit multiplier, one rounding half up",
+}
+
+
+def rescaling(site: Site, rule: str, sx: np.float32, sw: np.ndarray, exact: bool, flavour: str) -> tuple[Rescale, Leaves]:
+    """Static part and leaves of s_x s_w / s_y with the output's zero point and clamp.
+
+    exact: the product of the scales is a float64 one, else rounded to float32.
+    """
+    y = site.outputs[0]
+    sy, zy = affine(site, y)
+    low, high = fixed.activation_range(site.options.get("fused_activation_function", "NONE"), sy, zy, y.type, flavour)
+    leaves: Leaves = {"output_zero_point": np.int32(zy), "act_min": np.int32(low), "act_max": np.int32(high)}
+    if rule == "scale":
+        return Rescale(rule, y.type, y.shape), leaves | {"scale": ((f32(sx) * sw).astype(f32) / sy).astype(f32)}
+    product = np.float64(sx) * sw.astype(np.float64) if exact else (f32(sx) * sw).astype(np.float64)
+    m, e = fixed.quantize_multiplier(product / np.float64(sy))
+    if rule == "wide":
+        short = np.where(m >= 0x7FFF0000, 0x7FFF, (m.astype(np.int64) + (1 << 15)) >> 16)
+        return Rescale(rule, y.type, y.shape), leaves | {"multiplier": short.astype(np.int32), "right": (15 - e).astype(np.int32)}
+    return Rescale(rule, y.type, y.shape), leaves | {"multiplier": m, "shift": e}
+
+
+def rescaled(how: Rescale, leaves: Leaves, acc: jax.Array) -> jax.Array:
+    """Sums (channels last; int32, int64 for "wide") -> stored output."""
+    zero, low, high = leaves["output_zero_point"], leaves["act_min"], leaves["act_max"]
+    if how.rule == "scale":
+        return fixed.scale_round(acc, leaves["scale"], zero, low, high, how.type)
+    if how.rule == "wide":
+        return fixed.store(_shift_wide(acc, leaves["multiplier"], leaves["right"]), zero, low, high, how.type)
+    m, e = leaves["multiplier"], leaves["shift"]
+    if how.rule == "away":
+        return fixed.store(fixed.requantize(acc, m, e), zero, low, high, how.type)
+    mask = body(how.shape, 8, how.shape[-1]) if how.rule == "mixed" else body(how.shape, 16)
+    up, away = (fixed.requantize(acc, m, e, rounding=r) for r in ("up", "away"))
+    return fixed.store(up if mask is None else jnp.where(mask, up, away), zero, low, high, how.type)
+
+
+def _shift_wide(acc: jax.Array, multiplier: Any, right: Any) -> jax.Array:
+    """(acc m + 2^(right-1)) >> right of int64 sums, its low 32 bits. *Restates*: MultiplyByQuantizedMultiplier for 64-bit sums."""
+    with jax.enable_x64(True):
+        last = (1,) * (acc.ndim - 1) + (-1,)
+        m, r = (lax.convert_element_type(jnp.asarray(v, np.int32), np.int64).reshape(last) for v in (multiplier, right))
+        return lax.convert_element_type((acc * m + (np.int64(1) << (r - np.int64(1)))) >> r, np.int32)
+
+
+# ---------------------------------------------------------------- TRANSPOSE_CONV
+
+
+def _steps(options: Options, size: tuple[int, ...], kernel: tuple[int, int], d: int) -> tuple[int, int, int]:
+    """`window` of the forward convolution that takes the output back to the input, along height (d = 0) or width."""
+    return window(size[1 + d], kernel[d], (options.stride_h, options.stride_w)[d], 1, options.padding)
+
+
+def _place(options: Options, size: tuple[int, ...], taps: Any, kernel: tuple[int, int]) -> Any:
+    """Sum of the taps (n, h, w, kh, kw, o) where they fall in the output (n, H, W, o): y = i stride + a - padding."""
+    (kh, kw), strides = kernel, (options.stride_h, options.stride_w)
+    before = [_steps(options, size, kernel, d)[1] for d in (0, 1)]
+    found = []
+    for a in range(kh):
+        for b in range(kw):
+            edges = [(0, 0, 0)]
+            for d, at in ((0, a), (1, b)):
+                low, reach = at - before[d], (taps.shape[1 + d] - 1) * strides[d] + 1
+                edges.append((low, size[1 + d] - low - reach, strides[d] - 1))
+            found.append(lax.pad(taps[:, :, :, a, b], jnp.zeros((), taps.dtype), (*edges, (0, 0, 0))))
+    return functools.reduce(operator.add, found)
+
+
+def _output_size(value: Any) -> tuple[int, ...]:
+    return tuple(int(v) for v in np.ravel(value))
+
+
+def _real_transpose_conv(options: Options, size: Any, w: Any, x: Any, bias: Any = None) -> Any:
+    """y[n, i s + a - p, j s + b - p, o] = act(sum x[n, i, j, c] w[o, a, b, c] + bias[o]). size: the output's shape."""
+    o, kh, kw, c = w.shape
+    taps = dot.dense_float(x, jnp.transpose(w, (3, 1, 2, 0)).reshape(c, kh * kw * o)).reshape(*x.shape[:3], kh, kw, o)
+    y = dot.add_bias(_place(options, _output_size(size), taps, (kh, kw)), bias)
+    return activate(options.get("fused_activation_function", "NONE"), y)
+
+
+def _constant(site: Site, position: int, what: str) -> np.ndarray:
+    value = site.values[position]
+    if value is None:
+        raise Unsupported(f"the {what} is computed, not constant", where=site.where, hint="Float and fake mode run it")
+    return value
+
+
+def _transpose_rule(site: Site, flavour: str) -> str:
+    x, w = site.inputs[2], site.inputs[1]
+    assert x is not None and w is not None
+    if x.type == "int16":
+        return "wide"
+    o = site.options
+    gaps = o.stride_h > w.shape[1] or o.stride_w > w.shape[2]
+    refused = gaps or o.get("fused_activation_function", "NONE") in ("TANH", "SIGN_BIT")
+    kernel = "builtin" if flavour == "xnnpack" and refused else flavour
+    return {"xnnpack": "scale", "reference": "away", "builtin": "mixed" if x.type == "int8" else "blocks"}[kernel]
+
+
+def _scales(w: Tensor, count: int, site: Site) -> np.ndarray:
+    """float32 scale of each of `count` output channels."""
+    if w.qparams is None or (w.qparams.per_channel and (w.qparams.axis != 0 or np.size(w.qparams.scale) != count)):
+        raise Unsupported("weights need one scale, or one per output channel (axis 0)", where=site.where)
+    return np.broadcast_to(np.asarray(w.qparams.scale, f32).reshape(-1), (count,)).copy()
+
+
+def _plan_transpose_conv(site: Site, flavour: str) -> Plan:
+    """static: (rescaling, output shape, kernel). acc[o] = sum (x - z_x)(w[o] - z_w) + bias[o]."""
+    w, x = site.inputs[1], site.inputs[2]
+    assert w is not None and x is not None and w.qparams is not None
+    codes, size = _constant(site, 1, "weights").astype(np.int64), _output_size(_constant(site, 0, "output shape"))
+    o, kh, kw, c = codes.shape
+    wanted = tuple(_steps(site.options, size, (kh, kw), d)[0] for d in (0, 1))
+    if wanted != x.shape[1:3]:
+        raise Invalid("the output shape does not fit the input", where=site.where, found=str(x.shape[1:3]), expected=str(wanted))
+    if x.type == "uint8":
+        codes = codes - int(w.qparams.zero_point[0])
+    bias = np.zeros(o, np.int64)
+    if len(site.inputs) > 3 and site.inputs[3] is not None:
+        bias = _constant(site, 3, "bias").astype(np.int64).reshape(o)
+    sx, zx = affine(site, x)
+    rule = _transpose_rule(site, flavour)
+    how, leaves = rescaling(site, rule, sx, _scales(w, o, site), x.type != "uint8", "xnnpack" if rule == "scale" else "builtin")
+    weights = np.transpose(codes, (3, 1, 2, 0)).reshape(c, kh * kw * o)
+    leaves |= {"weights": weights.astype(np.int32 if x.type == "uint8" else np.int8), "input_zero_point": np.int32(zx)}
+    leaves |= {"bias": np.ascontiguousarray(bias)[:, None].view(np.uint32) if rule == "wide" else bias.astype(np.int32)}
+    return Plan((how, size, (kh, kw)), leaves, _NOTES[rule])
+
+
+def _run_transpose_conv(options: Options, static: tuple, leaves: Leaves, _size: Any, _w: Any, x: jax.Array, *_: Any) -> jax.Array:
+    """int8, uint8 or int16 codes by int8 (uint8) weights, scattered with the stride, padded taps dropped; see `Rescale`.
+
+    Multiplier: f64(s_x) f64(s_w) / f64(s_y); uint8: f64(f32(s_x s_w)) / f64(s_y). XNNPACK: f32(f32(s_x s_w) / s_y).
+    *Domain*: int8 weights with zero point 0; int16 with zero points 0 and a 64-bit bias. *Restates*: TransposeConv of the LiteRT
+    kernels, XNNPACK's deconvolution. *Differs*: only in the rounding.
+    """
+    how, size, kernel = static
+    w = leaves["weights"]
+    shape = (*x.shape[:3], *kernel, w.shape[1] // (kernel[0] * kernel[1]))
+    if how.rule == "wide":
+        with jax.enable_x64(True):
+            wide = (lax.convert_element_type(v, np.int64) for v in (x, w))
+            taps = jnp.matmul(*wide).reshape(shape)
+            bias = lax.bitcast_convert_type(jnp.asarray(leaves["bias"], np.uint32), np.int64).reshape(1, 1, 1, -1)
+            acc = _place(options, size, taps, kernel) + bias
+        return rescaled(how, leaves, acc)
+    if x.dtype == np.int8:
+        folded = -leaves["input_zero_point"] * jnp.sum(w, axis=0, dtype=np.int32)
+        taps = dot.dense(x, w, folded)
+    else:
+        taps = jnp.matmul(x.astype(np.int32) - leaves["input_zero_point"], w)
+    acc = dot.add_bias(_place(options, size, taps.reshape(shape), kernel), leaves["bias"])
+    return rescaled(how, leaves, acc)
+
+
+# ---------------------------------------------------------------- BATCH_MATMUL
+
+
+def _turned(x: Any, adjoint: Any) -> Any:
+    return jnp.swapaxes(x, -1, -2) if adjoint else x
+
+
+def _operands(options: Options, x: Any, y: Any) -> tuple[Any, Any]:
+    """Both operands as (..., m, k) and (..., k, n), of one rank."""
+    x, y = _turned(x, options.get("adj_x", False)), _turned(y, options.get("adj_y", False))
+    rank = max(x.ndim, y.ndim)
+    return tuple(v.reshape((1,) * (rank - v.ndim) + v.shape) for v in (x, y))  # type: ignore[return-value]
+
+
+def _real_batch_matmul(options: Options, x: Any, y: Any) -> Any:
+    """z[..., m, n] = sum_k x[..., m, k] y[..., k, n], leading axes broadcast; adj_x, adj_y swap the last two axes first."""
+    return jnp.matmul(*_operands(options, x, y), precision=lax.Precision.HIGHEST)
+
+
+def _plan_batch_matmul(site: Site, flavour: str) -> Plan:
+    """static: rescaling."""
+    x, y = site.inputs[0], site.inputs[1]
+    assert x is not None and y is not None
+    (sx, zx), (sw, zw) = affine(site, x), affine(site, y)
+    rule = "wide" if x.type == "int16" else "away"
+    if flavour == "xnnpack" and x.type == "int8" and zw == 0:
+        rule = "scale"
+    how, leaves = rescaling(site, rule, sx, np.array([sw]), False, flavour)
+    return Plan(how, leaves | {"zero_point_0": np.int32(zx), "zero_point_1": np.int32(zw)}, _NOTES[rule])
+
+
+def _run_batch_matmul(options: Options, how: Rescale, leaves: Leaves, x: jax.Array, y: jax.Array) -> jax.Array:
+    """acc = sum_k (x - z_x)(y - z_y), rescaled by f64(f32(s_x s_y)) / f64(s_out) with two roundings (XNNPACK, where z_y = 0: float32).
+
+    int16: 64-bit sums, zero points 0. *Restates*: BATCH_MATMUL of the LiteRT kernels, XNNPACK's batch-matrix-multiply.
+    """
+    x, y = _operands(options, x, y)
+    if how.rule == "wide":
+        with jax.enable_x64(True):
+            acc = jnp.matmul(*(lax.convert_element_type(v, np.int64) for v in (x, y)))
+        return rescaled(how, leaves, acc)
+    return rescaled(how, leaves, jnp.matmul(x.astype(np.int32) - leaves["zero_point_0"], y.astype(np.int32) - leaves["zero_point_1"]))
+
+
+# ---------------------------------------------------------------- cases
+
+
+def _transposed(x: tuple, w: tuple, size: tuple, stride: tuple, padding: str, act: str = "NONE", bias: bool = True) -> Case:
+    options = {"padding": padding, "stride_h": stride[0], "stride_w": stride[1], "fused_activation_function": act}
+    return Case(((4,), w, x, (w[0],) if bias else None), options, {0: size}, {0: "int32"})
+
+
+def _matmul(x: tuple, y: tuple, adj_x: bool = False, adj_y: bool = False, constant: tuple = ()) -> Case:
+    return Case((x, y), {"adj_x": adj_x, "adj_y": adj_y, "asymmetric_quantize_inputs": False}, constant=constant)
+
+
+_TRANSPOSE = Rule(
+    data=(2,), weights=1, weight_axis=0, bias=3, static=(0,), prepared=(1, 3), versions={"float32": 4, "uint8": 4, "int8": 4, "int16": 4}
+)
+
+OPS = (
+    Op(
+        "TRANSPOSE_CONV",
+        _real_transpose_conv,
+        _TRANSPOSE,
+        (
+            Kernel(("int32", "int8", "int8", "int32?"), ("int8",), FLAVOURS, _plan_transpose_conv, _run_transpose_conv),
+            Kernel(("int32", "uint8", "uint8", "int32?"), ("uint8",), FLAVOURS, _plan_transpose_conv, _run_transpose_conv),
+            Kernel(("int32", "int8", "int16", "int64?"), ("int16",), FLAVOURS, _plan_transpose_conv, _run_transpose_conv),
+        ),
+        (
+            _transposed((1, 4, 3, 5), (7, 3, 3, 5), (1, 8, 6, 7), (2, 2), "SAME"),
+            _transposed((1, 3, 4, 6), (19, 2, 3, 6), (1, 6, 9, 19), (2, 2), "VALID", "RELU6"),
+            _transposed((2, 4, 3, 4), (3, 4, 2, 4), (2, 7, 9, 3), (2, 3), "SAME", "RELU", bias=False),
+            _transposed((1, 5, 4, 3), (8, 3, 3, 3), (1, 5, 4, 8), (1, 1), "SAME", "RELU_N1_TO_1"),
+            _transposed((1, 3, 2, 8), (10, 2, 2, 8), (1, 9, 6, 10), (3, 3), "SAME", "TANH"),
+        ),
+    ),
+    Op(
+        "BATCH_MATMUL",
+        _real_batch_matmul,
+        Rule(data=(0, 1), versions={"float32": 1, "int8": 2, "int16": 3}),
+        each(("int8", "int16"), ("T", "T"), ("T",), _plan_batch_matmul, _run_batch_matmul),
+        (
+            _matmul((1, 4, 20), (1, 20, 7)),
+            _matmul((2, 3, 5, 12), (2, 3, 9, 12), adj_y=True),
+            _matmul((2, 12, 5), (2, 12, 9), adj_x=True),
+            _matmul((1, 6, 16), (1, 16, 10), constant=(1,)),
+            _matmul((3, 4, 8), (1, 8, 5)),
+            _matmul((5, 24), (24, 3), adj_y=False),
+        ),
+    ),
+)
