@@ -67,6 +67,7 @@ FIXED_OPTIONS: Mapping[str, tuple[str, ...]] = {
 
 
 FREE_OUTPUT = ("TANH",)  # kernels that take any output scale, though the rule fixes it for quantizing
+INDEXED: Mapping[str, int] = {"ONE_HOT": 6, "EMBEDDING_LOOKUP": 6}  # whole numbers among the data are indices below this
 FLAT_SUM = 512  # rows of SOFTMAX this long can make the reference kernel abort
 
 
@@ -78,11 +79,13 @@ def domain(op: str, flavour: str, depth: int, *, tied: bool) -> Domain:
 
 
 def defined(op: str, flavour: str, type_name: str, x: np.ndarray) -> np.ndarray:
-    """The data changed where LiteRT would have no result.
+    """The data changed where LiteRT would have no result: indices out of range, and rows of SOFTMAX.
 
     Reference SOFTMAX shifts by 32 and aborts where the exponentials of a row (the largest counts as 1) sum to 512 or more: rows
     that long keep one largest code, and all codes behind the first 500 are the lowest.
     """
+    if op in INDEXED and type_name in ("int32", "int64"):
+        return x % x.dtype.type(INDEXED[op])
     if op != "SOFTMAX" or flavour != "reference" or x.shape[-1] < FLAT_SUM:
         return x
     low, high = code_range(type_name)

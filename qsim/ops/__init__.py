@@ -6,7 +6,10 @@ from importlib import import_module
 
 from ..op import Op
 
-FAMILIES = ("linear", "elementwise", "activation", "pooling", "reduction", "movement", "shape", "convert", "resize")
+FAMILIES = (
+    *("linear", "elementwise", "activation", "pooling", "reduction", "convert", "resize"),
+    *("movement", "shape", "slicing", "blocks"),
+)
 
 
 def _load() -> dict[str, Op]:
