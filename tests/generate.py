@@ -21,7 +21,7 @@ from qsim.op import Case, Kernel, Op
 from qsim.types import TYPES, code_range
 
 SAMPLES = 6
-ANY = ("int8", "int16", "int32")
+ANY = ("int8", "uint8", "int16", "int32")
 CONVERTERS = ("QUANTIZE", "CAST", "SHAPE")  # every pair of types, not only equal ones
 COPIES = frozenset(
     "PAD TRANSPOSE CONCATENATION STRIDED_SLICE GATHER PACK RESHAPE SQUEEZE EXPAND_DIMS SHAPE SPLIT SPLIT_V UNPACK SLICE SPACE_TO_DEPTH "
@@ -234,7 +234,8 @@ def _plain(row: Row, style: str, rng: np.random.Generator) -> _Drawn:
     op, case, (ins, outs) = row.op, row.case, row.types
     carrying = [p for p in range(len(ins)) if p not in case.values and ins[p] in domains.QUANTIZED]
     depth = (case.inputs[0] or (1,))[-1]
-    domain = domains.domain(op.name, row.flavour, depth, tied=op.rule.tied)
+    tied = op.rule.tied and (op.name, ins[0]) not in domains.RESCALES
+    domain = domains.domain(op.name, row.flavour, depth, tied=tied)
     quantized_outs = tuple(t for t in outs if t in domains.QUANTIZED)
     drawn = domains.parameters(op.name, domain, style, rng, {p: ins[p] for p in carrying}, quantized_outs)
     free = op.name in domains.FREE_OUTPUT and rng.random() < 0.25
@@ -325,7 +326,7 @@ def float_rows(registry: Mapping[str, Op], flavour: str) -> Iterator[Row]:
 
 def _float_output(op: Op, position: int) -> str:
     """Type of an output of an op on float32: float32, but for indices."""
-    kinds = {_choices(_pattern(k.outputs, position))[0] for k in op.kernels}
+    kinds = {_choices(_pattern(k.outputs, position))[0] for k in op.kernels if "float32" in _choices(_pattern(k.inputs, 0))}
     return min(kinds) if kinds and kinds <= {"int32", "int64"} else "float32"
 
 
@@ -352,6 +353,8 @@ def float_trial(row: Row, draw: int) -> Trial:
         shape = case.inputs[p]
         spread = 1 / np.sqrt(np.prod(shape) / shape[rule.weight_axis]) if p == rule.weights else 2  # type: ignore
         x = (spread * rng.normal(size=(SAMPLES, *shape))).astype(np.float32)  # type: ignore[misc]
+        if kind != "float32":
+            x = domains.defined(row.op.name, row.flavour, kind, _values(kind, shape, "random", rng, None, ()))  # type: ignore[arg-type]
         tensors.append(Tensor(len(tensors), f"x{p}", shape, kind, None, x[0] if p in constant else None))  # type: ignore[arg-type]
         if p not in constant:
             data.append(x)
