@@ -8,7 +8,7 @@ from ..op import Op
 
 FAMILIES = (
     *("linear", "elementwise", "activation", "pooling", "reduction", "convert", "resize"),
-    *("movement", "shape", "slicing", "blocks"),
+    *("movement", "shape", "slicing", "blocks", "filling", "choosing", "lookup"),
 )
 
 
