@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from .checks import faults, rules
+from .checks import faults, indices, rules
 from .checks.faults import place, shown, tensor_place
 from .errors import Invalid
 from .graph import Model
 
 Predicate = Callable[[Model], Iterator[str]]
+MEANING = (*faults.MEANING, indices.indices_inside)
 
 
 def check(model: Model) -> list[str]:
     """Everything that is wrong or doubtful, in words, each with its place. Empty for a legal model."""
-    return _all(faults.STRUCTURE, model) or _all((*faults.MEANING, *rules.RULES), model)
+    return _all(faults.STRUCTURE, model) or _all((*MEANING, *rules.RULES), model)
 
 
 def require(model: Model) -> None:
@@ -28,7 +29,7 @@ def require(model: Model) -> None:
 
 def reject(model: Model) -> None:
     """*Raises*: Invalid with the faults alone: what no runtime could give a meaning."""
-    _raise(_all(faults.STRUCTURE, model) or _all(faults.MEANING, model))
+    _raise(_all(faults.STRUCTURE, model) or _all(MEANING, model))
 
 
 def warnings(model: Model) -> list[str]:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import onednn
+from .checks.indices import require_inside
 from .errors import BadData, QsimError, Unsupported
 from .graph import Graph, Model, Node, QParams, Tensor
 from .hoist import split
@@ -254,6 +255,7 @@ def _assemble(model: Model, mode: str, flavour: str) -> tuple[list[Step], Params
             op = REGISTRY.get(node.op)
             if op is None:
                 raise Unsupported(f"op {node.op} is not known", where=where.where)
+            require_inside(where)
             step, plan = _integer_step(op, where, flavour) if mode == "integer" else (_real_step(op, where, mode), None)
         except QsimError as fault:
             faults.append(str(fault))
@@ -350,11 +352,12 @@ def host_values(graph: Graph) -> dict[int, np.ndarray]:
         if op is None or not op.host or any(_stores_codes(graph.tensors[t]) for t in node.outputs):
             continue
         where = site(graph, node, known)
-        if node.op == "SHAPE":
-            x = where.inputs[0]
-            known[node.outputs[0]] = np.asarray(x.shape, TYPES[where.outputs[0].type].dtype)  # type: ignore[union-attr]
+        if node.op in ("SHAPE", "RANK"):
+            shape = where.inputs[0].shape  # type: ignore[union-attr]
+            known[node.outputs[0]] = np.asarray(shape if node.op == "SHAPE" else len(shape), TYPES[where.outputs[0].type].dtype)
         elif node.inputs and all(v is not None or t is None for v, t in zip(where.values, where.inputs, strict=True)):
             ins = [_host_operand(t, v) for t, v in zip(where.inputs, where.values, strict=True)]
+            require_inside(where)
             out = op.real(node.real_options, *ins)
             outs = out if isinstance(out, tuple) else (out,)
             known.update({t: np.asarray(y, TYPES[graph.tensors[t].type].dtype) for t, y in zip(node.outputs, outs, strict=True)})

@@ -69,7 +69,10 @@ FIXED_OPTIONS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+RESCALES = (("CONCATENATION", "uint8"),)  # kernels that take inputs of other scales, though the rule ties them for quantizing
+CENTERED = ("EMBEDDING_LOOKUP",)  # zero points are 0
 FREE_OUTPUT = ("TANH",)  # kernels that take any output scale, though the rule fixes it for quantizing
+INDEXED: Mapping[str, int] = {"GATHER": 5, "ONE_HOT": 6, "EMBEDDING_LOOKUP": 6}  # whole numbers among the data are indices below this
 FLAT_SUM = 512  # rows of SOFTMAX this long can make the reference kernel abort
 
 
@@ -81,11 +84,13 @@ def domain(op: str, flavour: str, depth: int, *, tied: bool) -> Domain:
 
 
 def defined(op: str, flavour: str, type_name: str, x: np.ndarray) -> np.ndarray:
-    """The data changed where LiteRT would have no result.
+    """The data changed where LiteRT would have no result: indices out of range, and rows of SOFTMAX.
 
     Reference SOFTMAX shifts by 32 and aborts where the exponentials of a row (the largest counts as 1) sum to 512 or more: rows
     that long keep one largest code, and all codes behind the first 500 are the lowest.
     """
+    if op in INDEXED and type_name in ("int32", "int64"):
+        return x % x.dtype.type(INDEXED[op])
     if op != "SOFTMAX" or flavour != "reference" or x.shape[-1] < FLAT_SUM:
         return x
     low, high = code_range(type_name)
@@ -136,7 +141,7 @@ def parameters(op: str, domain: Domain, style: str, rng: Rng, inputs: Mapping[in
     s_y = f32(float(scale(rng, style, -6, 0)) * base(rng, style))
     find = {"ratio": _ratios, "product": _products, "tied": lambda *_: [s_y] * len(inputs), "input": _ratios}[domain.kind]
     scales = find(domain, style, rng, s_y if domain.kind != "input" else f32(1), len(inputs))
-    zeros = {p: zero_point(rng, t) for p, t in inputs.items()}
+    zeros = {p: 0 if op in CENTERED else zero_point(rng, t) for p, t in inputs.items()}
     if domain.kind == "tied":
         shared = next(iter(zeros.values()), 0)
         return Parameters({p: (s_y, shared) for p in inputs}, tuple((s_y, shared) for _ in outputs))

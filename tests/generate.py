@@ -21,9 +21,13 @@ from qsim.op import Case, Kernel, Op
 from qsim.types import TYPES, code_range
 
 SAMPLES = 6
-ANY = ("int8", "int16", "int32")
+ANY = ("int8", "uint8", "int16", "int32")
 CONVERTERS = ("QUANTIZE", "CAST", "SHAPE")  # every pair of types, not only equal ones
-COPIES = ("PAD", "TRANSPOSE", "CONCATENATION", "STRIDED_SLICE", "GATHER", "PACK", "RESHAPE", "SQUEEZE", "EXPAND_DIMS", "SHAPE")
+COPIES = frozenset(
+    "PAD TRANSPOSE CONCATENATION STRIDED_SLICE GATHER PACK RESHAPE SQUEEZE EXPAND_DIMS SHAPE SPLIT SPLIT_V UNPACK SLICE SPACE_TO_DEPTH "
+    "DEPTH_TO_SPACE SPACE_TO_BATCH_ND BATCH_TO_SPACE_ND MIRROR_PAD PADV2 TILE BROADCAST_TO BROADCAST_ARGS FILL ZEROS_LIKE ONE_HOT RANK "
+    "MATRIX_DIAG MATRIX_SET_DIAG SELECT SELECT_V2 REVERSE_V2 REVERSE_SEQUENCE GATHER_ND SCATTER_ND DYNAMIC_UPDATE_SLICE".split()
+)
 Types = tuple[tuple[str, ...], tuple[str, ...]]
 
 
@@ -59,6 +63,7 @@ class Row:
     def _type_options(self) -> dict[str, str]:
         """Options that repeat an operand's type (of CAST and SHAPE) follow the types of the row."""
         named = {"in_data_type": self.types[0][0], "out_data_type": self.types[1][0], "out_type": self.types[1][0]}
+        named["output_type"] = self.types[1][0]
         found = {k: t.upper() for k, t in named.items() if k in self.case.options}
         bias = self.types[0][self.op.rule.bias] if self.op.rule.bias is not None and self.op.rule.bias < len(self.types[0]) else ""
         return found | ({"quantized_bias_type": "INT32"} if self.types[0][0] == "int16" and bias == "int32" else {})
@@ -239,7 +244,8 @@ def _plain(row: Row, style: str, rng: np.random.Generator) -> _Drawn:
     op, case, (ins, outs) = row.op, row.case, row.types
     carrying = [p for p in range(len(ins)) if p not in case.values and ins[p] in domains.QUANTIZED]
     depth = (case.inputs[0] or (1,))[-1]
-    domain = domains.domain(op.name, row.flavour, depth, tied=op.rule.tied)
+    tied = op.rule.tied and (op.name, ins[0]) not in domains.RESCALES
+    domain = domains.domain(op.name, row.flavour, depth, tied=tied)
     quantized_outs = tuple(t for t in outs if t in domains.QUANTIZED)
     drawn = domains.parameters(op.name, domain, style, rng, {p: ins[p] for p in carrying}, quantized_outs)
     free = op.name in domains.FREE_OUTPUT and rng.random() < 0.25
@@ -325,7 +331,14 @@ def float_rows(registry: Mapping[str, Op], flavour: str) -> Iterator[Row]:
         for number, case in enumerate(op.cases):
             ins = tuple(_float_type(case, p) for p in range(len(case.inputs)))
             if "float32" in ins[:1] and case.types.get(0, "float32") == "float32":
-                yield Row(op, (ins, ("float32",) * case.outputs), flavour, case, number, 0)
+                outs = tuple(_float_output(op, k) for k in range(case.outputs))
+                yield Row(op, (ins, outs), flavour, case, number, 0)
+
+
+def _float_output(op: Op, position: int) -> str:
+    """Type of an output of an op on float32: float32, but for indices."""
+    kinds = {_choices(_pattern(k.outputs, position))[0] for k in op.kernels if "float32" in _choices(_pattern(k.inputs, 0))}
+    return min(kinds) if kinds and kinds <= {"int32", "int64"} else "float32"
 
 
 def _float_type(case: Case, position: int) -> str:
@@ -351,11 +364,13 @@ def float_trial(row: Row, draw: int) -> Trial:
         shape = case.inputs[p]
         spread = 1 / np.sqrt(np.prod(shape) / shape[rule.weight_axis]) if p == rule.weights else 2  # type: ignore
         x = (spread * rng.normal(size=(SAMPLES, *shape))).astype(np.float32)  # type: ignore[misc]
+        if kind != "float32":
+            x = domains.defined(row.op.name, row.flavour, kind, _values(kind, shape, "random", rng, None, ()))  # type: ignore[arg-type]
         tensors.append(Tensor(len(tensors), f"x{p}", shape, kind, None, x[0] if p in constant else None))  # type: ignore[arg-type]
         if p not in constant:
             data.append(x)
     outs = tuple(range(len(tensors), len(tensors) + len(row.output_shapes)))
     live = tuple(t.index for t in tensors if t.data is None)
-    tensors += [Tensor(i, f"y{i}", shape, "float32") for i, shape in zip(outs, row.output_shapes, strict=True)]
+    tensors += [Tensor(i, f"y{i}", shape, kind) for i, shape, kind in zip(outs, row.output_shapes, row.types[1], strict=True)]
     node = Node(0, row.op.name, tuple(node_inputs), outs, row.options, rule.versions.get("float32", 1))
     return Trial(row, draw, "float", Model((Graph(tuple(tensors), (node,), live, outs),)), tuple(data))

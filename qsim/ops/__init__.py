@@ -7,7 +7,9 @@ from importlib import import_module
 from ..op import Op
 
 FAMILIES = (
-    "linear", "elementwise", "activation", "pooling", "reduction", "movement", "shape", "convert", "resize", "recurrent", "lstm", "products",
+    "linear", "elementwise", "activation", "pooling", "reduction", "movement", "shape", "convert",
+    "resize", "recurrent", "lstm", "products", "slicing", "blocks", "filling", "choosing",
+    "lookup",
 )  # fmt: skip
 
 

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import Unsupported
+from ..checks.indices import outside
+from ..errors import BadData, Unsupported
 from ..graph import Options
 from ..op import FLAVOURS, Case, Kernel, Op, Plan, Rule, Site, namespace
 from .common import Leaves, activate, affine, f32, require_tied, same_type
@@ -195,7 +196,13 @@ def _gather(x: Any, index: Any, axis: int, batch: int) -> Any:
 
 
 def _real_gather(options: Options, x: Any, index: Any) -> Any:
-    """Elements (slices along `axis`) at the given indices. *Domain*: 0 <= index < size; others read the nearest element."""
+    """Elements (slices along `axis`) at the given indices. *Domain*: 0 <= index < size; others read the nearest element.
+
+    *Raises*: BadData for an index out of range where all is known on the host.
+    """
+    fault = outside("GATHER", options, np.shape(x), index) if namespace(x, index) is np else None
+    if fault:
+        raise BadData(f"GATHER: {fault}")
     axis, batch = int(options.get("axis", 0)), int(options.get("batch_dims", 0))
     batch = batch + np.ndim(index) if batch < 0 else batch
     return _gather(x, index, axis % max(np.ndim(x), 1), batch)
@@ -293,6 +300,7 @@ OPS = (
         (
             Case(((1, 5, 3), (4,)), {"axis": 1, "batch_dims": 0}, {1: (0, 4, 2, 2)}, {1: "int32"}),
             Case(((6, 2), (2, 2)), {"axis": 0, "batch_dims": 0}, {1: ((5, 0), (1, 3))}, {1: "int32"}),
+            Case(((1, 5, 3), (4,)), {"axis": 1, "batch_dims": 0}, {}, {1: "int32"}),
             Case(((2, 5, 3), (2, 2)), {"axis": 1, "batch_dims": 1}, {1: ((4, 0), (1, 3))}, {1: "int32"}),
         ),
         host=True,
