@@ -46,6 +46,13 @@ DOMAINS: Mapping[str, Domain] = {
     "TANH": Domain("input", -8, 0),
 }
 
+DOMAINS_16: Mapping[str, Domain] = {
+    "MUL": Domain("product", -20, -12, (2.0**-16, 2.0**-1)),
+    "LOGISTIC": Domain("input", -17, -8, (2.0**-12,)),
+    "TANH": Domain("input", -17, -8, (2.0**-12, 2.0**-11)),
+    "SOFTMAX": Domain("input", -16, -4),
+}
+
 # Options that a case leaves free: other values of the same schema field.
 ALTERNATIVES: Mapping[str, tuple] = {
     "padding": ("SAME", "VALID"),
@@ -70,8 +77,10 @@ FREE_OUTPUT = ("TANH",)  # kernels that take any output scale, though the rule f
 FLAT_SUM = 512  # rows of SOFTMAX this long can make the reference kernel abort
 
 
-def domain(op: str, flavour: str, depth: int, *, tied: bool) -> Domain:
-    """The op's domain; `depth` is the size of the first input's last axis."""
+def domain(op: str, flavour: str, depth: int, *, tied: bool, kind: str = "int8") -> Domain:
+    """The op's domain; `depth` is the size of the first input's last axis, `kind` the type of its data."""
+    if kind == "int16" and op in DOMAINS_16:
+        return DOMAINS_16[op]
     if op == "SOFTMAX" and flavour == "reference" and depth >= FLAT_SUM:
         return Domain("input", -4, 1)
     return DOMAINS.get(op, Domain("tied") if tied else Domain())

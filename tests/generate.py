@@ -229,7 +229,7 @@ def _plain(row: Row, style: str, rng: np.random.Generator) -> _Drawn:
     op, case, (ins, outs) = row.op, row.case, row.types
     carrying = [p for p in range(len(ins)) if p not in case.values and ins[p] in domains.QUANTIZED]
     depth = (case.inputs[0] or (1,))[-1]
-    domain = domains.domain(op.name, row.flavour, depth, tied=op.rule.tied)
+    domain = domains.domain(op.name, row.flavour, depth, tied=op.rule.tied, kind=_lead_type(row))
     quantized_outs = tuple(t for t in outs if t in domains.QUANTIZED)
     drawn = domains.parameters(op.name, domain, style, rng, {p: ins[p] for p in carrying}, quantized_outs)
     free = op.name in domains.FREE_OUTPUT and rng.random() < 0.25
