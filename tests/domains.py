@@ -44,6 +44,11 @@ DOMAINS: Mapping[str, Domain] = {
     "SOFTMAX": Domain("input", -11, 1),
     "LOGISTIC": Domain("input", -8, 0),
     "TANH": Domain("input", -8, 0),
+    "RELU_N1_TO_1": Domain("ratio", -5, 3),
+    "RELU_0_TO_1": Domain("ratio", -5, 3),
+    "LEAKY_RELU": Domain("ratio", -5, 3, (2.0**-8, 2.0**-1, 2.0**6, 2.0**7)),
+    "EXP": Domain("input", -8, -2),
+    "LOG": Domain("ratio", -4, 4),
 }
 
 DOMAINS_16: Mapping[str, Domain] = {
@@ -51,6 +56,7 @@ DOMAINS_16: Mapping[str, Domain] = {
     "LOGISTIC": Domain("input", -17, -8, (2.0**-12,)),
     "TANH": Domain("input", -17, -8, (2.0**-12, 2.0**-11)),
     "SOFTMAX": Domain("input", -16, -4),
+    "EXP": Domain("input", -16, -9),
 }
 
 # Options that a case leaves free: other values of the same schema field.
@@ -73,8 +79,15 @@ FIXED_OPTIONS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+NO_REFERENCE = ("ELU", "CEIL", "ROUND")  # ops the reference resolver does not know
+POSITIVE = ("LOG", "SQRT", "RSQRT")  # ops whose float data must be above 0
 FREE_OUTPUT = ("TANH",)  # kernels that take any output scale, though the rule fixes it for quantizing
 FLAT_SUM = 512  # rows of SOFTMAX this long can make the reference kernel abort
+
+
+def above_zero(op: str, x: np.ndarray) -> np.ndarray:
+    """Float data moved into the op's domain."""
+    return np.abs(x) + f32(0.01) if op in POSITIVE else x
 
 
 def domain(op: str, flavour: str, depth: int, *, tied: bool, kind: str = "int8") -> Domain:

@@ -232,7 +232,7 @@ def _plain(row: Row, style: str, rng: np.random.Generator) -> _Drawn:
     domain = domains.domain(op.name, row.flavour, depth, tied=op.rule.tied, kind=_lead_type(row))
     quantized_outs = tuple(t for t in outs if t in domains.QUANTIZED)
     drawn = domains.parameters(op.name, domain, style, rng, {p: ins[p] for p in carrying}, quantized_outs)
-    free = op.name in domains.FREE_OUTPUT and rng.random() < 0.25
+    free = op.name in domains.FREE_OUTPUT and "int16" not in outs and rng.random() < 0.25
     fixed = [None if free else op.rule.fixed.get(t) for t in outs]
     pairs = iter(drawn.outputs)
     out_q = tuple(None if t not in domains.QUANTIZED else _qparams(*(f or next(pairs)), t) for t, f in zip(outs, fixed, strict=True))
@@ -340,6 +340,7 @@ def float_trial(row: Row, draw: int) -> Trial:
         shape = case.inputs[p]
         spread = 1 / np.sqrt(np.prod(shape) / shape[rule.weight_axis]) if p == rule.weights else 2  # type: ignore
         x = (spread * rng.normal(size=(SAMPLES, *shape))).astype(np.float32)  # type: ignore[misc]
+        x = domains.above_zero(row.op.name, x)
         tensors.append(Tensor(len(tensors), f"x{p}", shape, kind, None, x[0] if p in constant else None))  # type: ignore[arg-type]
         if p not in constant:
             data.append(x)

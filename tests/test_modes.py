@@ -3,6 +3,7 @@ gradients, and one result whichever way a function is called."""
 
 from __future__ import annotations
 
+import domains
 import generate
 import jax
 import jax.numpy as jnp
@@ -38,6 +39,7 @@ def ids(rows):
 def test_float_mode_is_close_to_litert(row, flavour, oracle):
     """Within 1e-6 of the largest value (at least 2: sums are larger than what a clamp leaves of them)."""
     trial = generate.float_trial(row, 0)
+    flavour = "builtin" if row.op.name in domains.NO_REFERENCE and flavour == "reference" else flavour
     theirs = oracle.run(to_bytes(trial.model), trial.inputs, flavour)
     for t, mine in zip(trial.model.graph.outputs, build(trial.model, "float").batch(*trial.inputs), strict=True):
         assert (mine.shape, mine.dtype) == (theirs[t].shape, theirs[t].dtype)

@@ -6,7 +6,7 @@ from importlib import import_module
 
 from ..op import Op
 
-FAMILIES = ("linear", "elementwise", "activation", "pooling", "reduction", "movement", "shape", "convert", "resize")
+FAMILIES = ("linear", "elementwise", "activation", "softmax", "tables", "pooling", "reduction", "movement", "shape", "convert", "resize")
 
 
 def _load() -> dict[str, Op]:

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import Invalid, Unsupported
+from ..errors import Unsupported
 from ..fixed import quantize_multiplier, requantize, scale_round, store
 from ..graph import Options
 from ..op import Case, Op, Plan, Rule, Site
-from .common import Leaves, activate, affine, align, body, bounds, each, f32, plain, same_type
+from .common import Leaves, activate, affine, align, body, bounds, each, f32, plain, require_centred, same_type
 
 Operator = Callable[[Any, Any], Any]
 
@@ -98,8 +98,7 @@ def _plan_sum(sign: int) -> Callable[[Site, str], Plan]:
 
 
 def _plan_int16_sum(site: Site, flavour: str, sign: int, scales: tuple[np.float32, np.float32, np.float32], leaves: Leaves) -> Plan:
-    if any(leaves[k] for k in ("a_zero_point", "b_zero_point")) or affine(site, site.outputs[0])[1]:
-        raise Invalid(f"{site.node.op} of int16 needs zero points of 0", where=site.where, hint="LiteRT refuses such a file")
+    require_centred(site)
     if site.options.get("pot_scale_int16", True) and all(np.frexp(s)[0] == 0.5 for s in scales):
         raise Unsupported("pot_scale_int16 with scales that are powers of two", where=site.where, hint="Set the option to false")
     leaves |= {**_sum_multipliers(site, _LEFT_16, *scales), **bounds(site, "builtin")}
@@ -207,6 +206,7 @@ def _rescaled_sum(leaves: Leaves, total: jax.Array) -> jax.Array:
 
 def _plan_product(site: Site, flavour: str) -> Plan:
     """static: ("xnnpack",) | ("scalar", small) | ("vector", small, narrowing, loop length, block)."""
+    require_centred(site)
     (sa, sb, sy), leaves = _scales(site)
     scale = f32(f32(sa * sb) / sy)
     wide = site.outputs[0].type == "int16"
@@ -227,8 +227,9 @@ def _plan_product(site: Site, flavour: str) -> Plan:
 def _run_product(options: Options, static: tuple, leaves: Leaves, a: jax.Array, b: jax.Array) -> jax.Array:
     """Product of int8, uint8 or int16 codes: y = clip(round(M (a - z_a)(b - z_b)) + z_y), M = f32(f32(s_a s_b) / s_y).
 
-    XNNPACK (8-bit only) rounds one float32 product half to even; the LiteRT kernels round twice in fixed point. The builtin kernel, in whole blocks
-    of its 8-bit inner loops, narrows the product to 16 bits before the zero point is added (seen only where M is about 1/2 or more).
+    XNNPACK (8-bit only) rounds one float32 product half to even; the LiteRT kernels round twice in fixed point. The builtin kernel,
+    in whole blocks of its 8-bit inner loops, narrows the product to 16 bits before the zero point is added (seen only where M is about
+    1/2 or more).
 
     *Domain*: XNNPACK takes M in [2^-16, 2^8); outside the builtin kernel runs.
     *Restates*: qs8-vmul of XNNPACK (x86; ARM rounds otherwise), MUL of LiteRT (reference, and optimized on x86).
