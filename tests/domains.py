@@ -47,6 +47,10 @@ DOMAINS: Mapping[str, Domain] = {
     "RELU_N1_TO_1": Domain("ratio", -5, 3),
     "RELU_0_TO_1": Domain("ratio", -5, 3),
     "LEAKY_RELU": Domain("ratio", -5, 3, (2.0**-8, 2.0**-1, 2.0**6, 2.0**7)),
+    "HARD_SWISH": Domain("ratio", -5, 4, (2.0**6,)),
+    "SQRT": Domain("ratio", -4, 6),
+    "RSQRT": Domain("ratio", -6, 6),
+    **dict.fromkeys(("EQUAL", "NOT_EQUAL", "LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL"), Domain("input", -12, -1)),
     "EXP": Domain("input", -8, -2),
     "LOG": Domain("ratio", -4, 4),
 }
@@ -99,12 +103,15 @@ def domain(op: str, flavour: str, depth: int, *, tied: bool, kind: str = "int8")
     return DOMAINS.get(op, Domain("tied") if tied else Domain())
 
 
-def defined(op: str, flavour: str, type_name: str, x: np.ndarray) -> np.ndarray:
+def defined(op: str, flavour: str, type_name: str, x: np.ndarray, zero: int = 0) -> np.ndarray:
     """The data changed where LiteRT would have no result.
 
+    SQRT and RSQRT stop below the zero point.
     Reference SOFTMAX shifts by 32 and aborts where the exponentials of a row (the largest counts as 1) sum to 512 or more: rows
     that long keep one largest code, and all codes behind the first 500 are the lowest.
     """
+    if op in ("SQRT", "RSQRT"):
+        return np.maximum(x, x.dtype.type(zero))
     if op != "SOFTMAX" or flavour != "reference" or x.shape[-1] < FLAT_SUM:
         return x
     low, high = code_range(type_name)

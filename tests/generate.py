@@ -241,7 +241,8 @@ def _plain(row: Row, style: str, rng: np.random.Generator) -> _Drawn:
         tensor, values = _operand(row, p, style, rng, drawn, out_q)
         slots.append(tensor)
         if values is not None:
-            data[f"x{p}"] = domains.defined(op.name, row.flavour, ins[p], values)
+            zero = drawn.inputs[p][1] if p in drawn.inputs else 0
+            data[f"x{p}"] = domains.defined(op.name, row.flavour, ins[p], values, zero)
     return _Drawn(slots, out_q, data)
 
 

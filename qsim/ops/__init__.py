@@ -6,7 +6,10 @@ from importlib import import_module
 
 from ..op import Op
 
-FAMILIES = ("linear", "elementwise", "activation", "softmax", "tables", "pooling", "reduction", "movement", "shape", "convert", "resize")
+FAMILIES = (
+    *("linear", "elementwise", "compare", "activation", "softmax", "tables", "unary", "pooling", "reduction"),
+    *("movement", "shape", "convert", "resize"),
+)
 
 
 def _load() -> dict[str, Op]:

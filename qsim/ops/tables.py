@@ -51,7 +51,7 @@ def _log(x: np.ndarray, site: Site) -> np.ndarray:
     return np.where(x <= 0, lowest, np.log(np.where(x <= 0, f32(1), x).astype(np.float64)).astype(f32))
 
 
-def _rsqrt(x: np.ndarray, site: Site) -> np.ndarray:
+def reciprocal_root(x: np.ndarray, site: Site) -> np.ndarray:
     """1 / sqrt(x); where x <= 0 the highest real of the output."""
     highest = f32(code_range(site.outputs[0].type)[1]) * affine(site, site.outputs[0])[0]
     return np.where(x <= 0, highest, f32(1) / np.sqrt(np.where(x <= 0, f32(1), x)))
@@ -231,7 +231,9 @@ def _real_gelu(options: Options, x: Any) -> Any:
 
 
 def _real_log(options: Options, x: Any) -> Any:
-    return jnp.log(jnp.maximum(x, np.finfo(np.float32).tiny))
+    """log(x), and the lowest float where x <= 0: what becomes the lowest code."""
+    limits = np.finfo(np.float32)
+    return jnp.where(x > 0, jnp.log(jnp.maximum(x, limits.tiny)), limits.min)
 
 
 UNARY = (Case(((1, 3, 5, 7),)), Case(((1, 259),)), Case(((1, 1),)))
