@@ -7,7 +7,7 @@ from importlib import import_module
 from ..op import Op
 
 FAMILIES = (
-    *("linear", "elementwise", "compare", "activation", "softmax", "tables", "unary", "pooling", "reduction"),
+    *("linear", "elementwise", "arithmetic", "compare", "activation", "softmax", "tables", "unary", "normalize", "pooling", "reduction"),
     *("movement", "shape", "convert", "resize"),
 )
 

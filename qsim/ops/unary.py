@@ -116,8 +116,13 @@ def _plan_rsqrt16(site: Site, flavour: str) -> Plan:
     return Plan((), {"table": interpolated(entries, np.arange(-32768, 32768)).astype(np.int16)}, "513-entry table, interpolated")
 
 
-def _positive(x: Any) -> Any:
-    return jnp.maximum(x, np.finfo(np.float32).tiny)
+def _where_positive(function: Callable[[Any], Any], otherwise: float) -> Callable[..., Any]:
+    """The function where x > 0, a constant elsewhere: values and gradients stay finite."""
+
+    def real(options: Options, x: Any) -> Any:
+        return jnp.where(x > 0, function(jnp.where(x > 0, x, np.asarray(1, x.dtype))), np.asarray(otherwise, x.dtype))
+
+    return real
 
 
 def _float(name: str, function: Callable[[Any], Any]) -> Op:
@@ -143,14 +148,14 @@ OPS = (
     ),
     Op(
         "SQRT",
-        lambda options, x: jnp.sqrt(_positive(x)),
+        _where_positive(jnp.sqrt, 0.0),
         Rule(),
         each(("int8", "int16"), _T, _T, _plan_codes(_sqrt, "float32 root, truncated, as a table"), _run_table),
         UNARY,
     ),
     Op(
         "RSQRT",
-        lambda options, x: jax.lax.rsqrt(_positive(x)),
+        _where_positive(jax.lax.rsqrt, float(np.finfo(np.float32).max)),
         Rule(),
         (
             *each(("int8",), _T, _T, _plan_codes(_rsqrt, "fixed-point root, as a table"), _run_table),
