@@ -63,6 +63,18 @@ def activation_range(name: str, scale: Any, zero_point: int, type_name: str, fla
     return (low if ends[0] is None else max(low, code(ends[0])), high if ends[1] is None else min(high, code(ends[1])))
 
 
+def requantize_host(acc: Any, multiplier: int, shift: int) -> np.ndarray:
+    """`requantize` ("away") on the host: acc * multiplier * 2^(shift - 31), rounded twice; int64 in, int64 out."""
+    acc = (np.asarray(acc, np.int64) << max(shift, 0)).astype(np.int32).astype(np.int64)
+    return shift_away_host((acc * multiplier + (1 << 30)) >> 31, max(-shift, 0))
+
+
+def shift_away_host(x: Any, right: int) -> np.ndarray:
+    """`shift_away` on the host, in int64."""
+    x = np.asarray(x, np.int64)
+    return np.sign(x) * ((np.abs(x) + (1 << right >> 1)) >> right)
+
+
 def words(x: Any) -> np.ndarray:
     """float64 array -> uint32 (..., 2): a 64-bit number as a leaf that may cross a jit border."""
     return np.ascontiguousarray(np.asarray(x, np.float64))[..., None].view(np.uint32)
@@ -188,6 +200,6 @@ def double_round(acc: jax.Array, real_words: Any) -> jax.Array:
 
 
 def lookup(table: jax.Array, codes: jax.Array) -> jax.Array:
-    """table[code - low] for 8-bit codes: a 256-entry table built on the host, one gather."""
-    low = -128 if codes.dtype == np.int8 else 0
+    """table[code - low] for 8-bit or int16 codes: a table of every code's result built on the host, one gather."""
+    low = np.iinfo(codes.dtype).min
     return jnp.take(jnp.asarray(table), codes.astype(np.int32) - np.int32(low), mode="clip")

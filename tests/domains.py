@@ -23,8 +23,9 @@ f32 = np.float32
 class Domain:
     """Scale ratios of an op without weights, as exponents of two: its whole sane span, and the limits worth probing.
 
-    kind: how the inputs and the output are related: "ratio" s_x / s_y each, "product" s_a * s_b / s_y, "tied" all equal,
-    "input" only the input's scale is free. `edges`: ratios just inside and just outside of which a kernel is chosen otherwise.
+    kind: how the inputs and the output are related: "ratio" s_x / s_y each, "product" s_a * s_b / s_y,
+    "quotient" s_a / (s_b * s_y), "tied" all equal, "input" only the input's scale is free.
+    `edges`: ratios just inside and just outside of which a kernel is chosen otherwise.
     """
 
     kind: str = "ratio"
@@ -46,6 +47,26 @@ DOMAINS: Mapping[str, Domain] = {
     "SOFTMAX": Domain("input", -11, 1),
     "LOGISTIC": Domain("input", -8, 0),
     "TANH": Domain("input", -8, 0),
+    "RELU_N1_TO_1": Domain("ratio", -5, 3),
+    "RELU_0_TO_1": Domain("ratio", -5, 3),
+    "LEAKY_RELU": Domain("ratio", -5, 3, (2.0**-8, 2.0**-1, 2.0**6, 2.0**7)),
+    "HARD_SWISH": Domain("ratio", -5, 4, (2.0**6,)),
+    "SQUARED_DIFFERENCE": Domain("ratio", -5, 2),
+    "DIV": Domain("quotient", -6, 2),
+    "L2_NORMALIZATION": Domain("input", -8, 0),
+    "SQRT": Domain("ratio", -4, 6),
+    "RSQRT": Domain("ratio", -6, 6),
+    **dict.fromkeys(("EQUAL", "NOT_EQUAL", "LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL"), Domain("input", -12, -1)),
+    "EXP": Domain("input", -8, -2),
+    "LOG": Domain("ratio", -4, 4),
+}
+
+DOMAINS_16: Mapping[str, Domain] = {
+    "MUL": Domain("product", -20, -12, (2.0**-16, 2.0**-1)),
+    "LOGISTIC": Domain("input", -17, -8, (2.0**-12,)),
+    "TANH": Domain("input", -17, -8, (2.0**-12, 2.0**-11)),
+    "SOFTMAX": Domain("input", -16, -4),
+    "EXP": Domain("input", -16, -9),
 }
 
 # Options that a case leaves free: other values of the same schema field.
@@ -71,26 +92,41 @@ FIXED_OPTIONS: Mapping[str, tuple[str, ...]] = {
 
 RESCALES = (("CONCATENATION", "uint8"),)  # kernels that take inputs of other scales, though the rule ties them for quantizing
 CENTERED = ("EMBEDDING_LOOKUP",)  # zero points are 0
+NO_REFERENCE = ("ELU", "CEIL", "ROUND")  # ops the reference resolver does not know
+NONZERO = ("DIV", "FLOOR_DIV", "FLOOR_MOD")  # ops whose second operand is never 0
+POSITIVE = ("LOG", "SQRT", "RSQRT", "POW")  # ops whose float data must be above 0
 FREE_OUTPUT = ("TANH",)  # kernels that take any output scale, though the rule fixes it for quantizing
 INDEXED: Mapping[str, int] = {"GATHER": 5, "ONE_HOT": 6, "EMBEDDING_LOOKUP": 6}  # whole numbers among the data are indices below this
 FLAT_SUM = 512  # rows of SOFTMAX this long can make the reference kernel abort
 
 
-def domain(op: str, flavour: str, depth: int, *, tied: bool) -> Domain:
-    """The op's domain; `depth` is the size of the first input's last axis."""
+def above_zero(op: str, x: np.ndarray) -> np.ndarray:
+    """Float data moved into the op's domain."""
+    return np.abs(x) + f32(0.01) if op in POSITIVE else x
+
+
+def domain(op: str, flavour: str, depth: int, *, tied: bool, kind: str = "int8") -> Domain:
+    """The op's domain; `depth` is the size of the first input's last axis, `kind` the type of its data."""
+    if kind == "int16" and op in DOMAINS_16:
+        return DOMAINS_16[op]
     if op == "SOFTMAX" and flavour == "reference" and depth >= FLAT_SUM:
         return Domain("input", -4, 1)
     return DOMAINS.get(op, Domain("tied") if tied else Domain())
 
 
-def defined(op: str, flavour: str, type_name: str, x: np.ndarray) -> np.ndarray:
-    """The data changed where LiteRT would have no result: indices out of range, and rows of SOFTMAX.
+def defined(op: str, flavour: str, type_name: str, x: np.ndarray, zero: int = 0) -> np.ndarray:
+    """The data changed where LiteRT would have no result: indices out of range, rows of SOFTMAX.
 
+    SQRT and RSQRT stop below the zero point, DIV where the divisor is at it.
     Reference SOFTMAX shifts by 32 and aborts where the exponentials of a row (the largest counts as 1) sum to 512 or more: rows
     that long keep one largest code, and all codes behind the first 500 are the lowest.
     """
     if op in INDEXED and type_name in ("int32", "int64"):
         return x % x.dtype.type(INDEXED[op])
+    if op in ("SQRT", "RSQRT"):
+        return np.maximum(x, x.dtype.type(zero))
+    if op in NONZERO:
+        return np.where(x == zero, x.dtype.type(zero - 1 if zero > 0 else zero + 1), x)
     if op != "SOFTMAX" or flavour != "reference" or x.shape[-1] < FLAT_SUM:
         return x
     low, high = code_range(type_name)
@@ -139,7 +175,9 @@ class Parameters:
 def parameters(op: str, domain: Domain, style: str, rng: Rng, inputs: Mapping[int, str], outputs: tuple[str, ...]) -> Parameters:
     """Scales and zero points of an op without weights. inputs: type by position of the quantized data inputs."""
     s_y = f32(float(scale(rng, style, -6, 0)) * base(rng, style))
-    find = {"ratio": _ratios, "product": _products, "tied": lambda *_: [s_y] * len(inputs), "input": _ratios}[domain.kind]
+    find = {"ratio": _ratios, "product": _products, "quotient": _quotients, "tied": lambda *_: [s_y] * len(inputs), "input": _ratios}[
+        domain.kind
+    ]
     scales = find(domain, style, rng, s_y if domain.kind != "input" else f32(1), len(inputs))
     zeros = {p: 0 if op in CENTERED else zero_point(rng, t) for p, t in inputs.items()}
     if domain.kind == "tied":
@@ -162,6 +200,11 @@ def _products(domain: Domain, style: str, rng: Rng, s_y: np.float32, count: int)
     product = _near(rng, domain.edges) if style == "edge" and domain.edges else float(scale(rng, style, domain.low, domain.high))
     first = float(scale(rng, style, -6, 0))
     return [f32(first), f32(product * float(s_y) / first)][:count]
+
+
+def _quotients(domain: Domain, style: str, rng: Rng, s_y: np.float32, count: int) -> list[np.float32]:
+    second = float(scale(rng, style, -6, 0))
+    return [f32(float(scale(rng, style, domain.low, domain.high)) * second * float(s_y)), f32(second)]
 
 
 def _near(rng: Rng, edges: tuple[float, ...]) -> float:

@@ -245,10 +245,10 @@ def _plain(row: Row, style: str, rng: np.random.Generator) -> _Drawn:
     carrying = [p for p in range(len(ins)) if p not in case.values and ins[p] in domains.QUANTIZED]
     depth = (case.inputs[0] or (1,))[-1]
     tied = op.rule.tied and (op.name, ins[0]) not in domains.RESCALES
-    domain = domains.domain(op.name, row.flavour, depth, tied=tied)
+    domain = domains.domain(op.name, row.flavour, depth, tied=tied, kind=_lead_type(row))
     quantized_outs = tuple(t for t in outs if t in domains.QUANTIZED)
     drawn = domains.parameters(op.name, domain, style, rng, {p: ins[p] for p in carrying}, quantized_outs)
-    free = op.name in domains.FREE_OUTPUT and rng.random() < 0.25
+    free = op.name in domains.FREE_OUTPUT and "int16" not in outs and rng.random() < 0.25
     fixed = [None if free else op.rule.fixed.get(t) for t in outs]
     pairs = iter(drawn.outputs)
     out_q = tuple(None if t not in domains.QUANTIZED else _qparams(*(f or next(pairs)), t) for t, f in zip(outs, fixed, strict=True))
@@ -257,7 +257,8 @@ def _plain(row: Row, style: str, rng: np.random.Generator) -> _Drawn:
         tensor, values = _operand(row, p, style, rng, drawn, out_q)
         slots.append(tensor)
         if values is not None:
-            data[f"x{p}"] = domains.defined(op.name, row.flavour, ins[p], values)
+            zero = drawn.inputs[p][1] if p in drawn.inputs else 0
+            data[f"x{p}"] = domains.defined(op.name, row.flavour, ins[p], values, zero)
     return _Drawn(slots, out_q, data)
 
 
@@ -326,7 +327,7 @@ def describe(trial: Trial) -> str:
 def float_rows(registry: Mapping[str, Op], flavour: str) -> Iterator[Row]:
     """The cases of every op on real values, in float32."""
     for op in registry.values():
-        if op.rule.keep_float:
+        if op.rule.keep_float and op.name != "DIV":
             continue
         for number, case in enumerate(op.cases):
             ins = tuple(_float_type(case, p) for p in range(len(case.inputs)))
@@ -364,6 +365,7 @@ def float_trial(row: Row, draw: int) -> Trial:
         shape = case.inputs[p]
         spread = 1 / np.sqrt(np.prod(shape) / shape[rule.weight_axis]) if p == rule.weights else 2  # type: ignore
         x = (spread * rng.normal(size=(SAMPLES, *shape))).astype(np.float32)  # type: ignore[misc]
+        x = domains.above_zero(row.op.name, x)
         if kind != "float32":
             x = domains.defined(row.op.name, row.flavour, kind, _values(kind, shape, "random", rng, None, ()))  # type: ignore[arg-type]
         tensors.append(Tensor(len(tensors), f"x{p}", shape, kind, None, x[0] if p in constant else None))  # type: ignore[arg-type]

@@ -3,6 +3,7 @@ gradients, and one result whichever way a function is called."""
 
 from __future__ import annotations
 
+import domains
 import generate
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,8 @@ RANGED = [
     r
     for r in generate.rows(REGISTRY, variants=1)
     if r.flavour == "reference" and r.types[1] == ("int8",) and r.types[0][0] in ("int8", "float32")
-    if r.op.name not in ("CAST", "MATRIX_DIAG")  # keep the stored number, or write a code 0, whatever it stands for
+    # CAST and MATRIX_DIAG keep a stored number, whatever it stands for; small quotients of DIV are wrong in LiteRT
+    if r.op.name not in ("CAST", "MATRIX_DIAG", "DIV")
 ]
 
 
@@ -38,6 +40,7 @@ def ids(rows):
 def test_float_mode_is_close_to_litert(row, flavour, oracle):
     """Within 1e-6 of the largest value (at least 2: sums are larger than what a clamp leaves of them)."""
     trial = generate.float_trial(row, 0)
+    flavour = "builtin" if row.op.name in domains.NO_REFERENCE and flavour == "reference" else flavour
     theirs = oracle.run(to_bytes(trial.model), trial.inputs, flavour)
     for t, mine in zip(trial.model.graph.outputs, build(trial.model, "float").batch(*trial.inputs), strict=True):
         assert (mine.shape, mine.dtype) == (theirs[t].shape, theirs[t].dtype)

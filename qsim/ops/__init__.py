@@ -9,7 +9,7 @@ from ..op import Op
 FAMILIES = (
     "linear", "elementwise", "activation", "pooling", "reduction", "movement", "shape", "convert",
     "resize", "recurrent", "lstm", "products", "slicing", "blocks", "filling", "choosing",
-    "lookup",
+    "lookup", "arithmetic", "compare", "softmax", "tables", "unary", "normalize",
 )  # fmt: skip
 
 

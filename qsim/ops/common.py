@@ -84,6 +84,13 @@ def require_tied(site: Site, inputs: Sequence[Tensor | None] | None = None) -> N
             )
 
 
+def require_centred(site: Site) -> None:
+    """Raises: Invalid where an int16 operand has a zero point other than 0; LiteRT refuses such files."""
+    for t in (*site.inputs, *site.outputs):
+        if t is not None and t.type == "int16" and t.qparams is not None and affine(site, t)[1]:
+            raise Invalid(f"{t.name!r} is int16 with a zero point", where=site.where, found=affine(site, t)[1], expected="0")
+
+
 def bounds(site: Site, flavour: str) -> Leaves:
     """Leaves `zero_point`, `act_min`, `act_max` (int32, steps) of the output, the fused activation included."""
     scale, zero = affine(site, site.outputs[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from ..errors import Unsupported
 from ..fixed import quantize_multiplier, requantize, scale_round, store
 from ..graph import Options
 from ..op import Case, Op, Plan, Rule, Site
-from .common import Leaves, activate, affine, align, body, bounds, each, f32, plain, same_type
+from .common import Leaves, activate, affine, align, body, bounds, each, f32, plain, require_centred, same_type
 
 Operator = Callable[[Any, Any], Any]
 
@@ -74,22 +75,36 @@ def _loop(site: Site) -> tuple[int, bool]:
 # ---------------------------------------------------------------- ADD, SUB
 
 _LEFT = 20  # headroom bits the fixed-point sum keeps below one output step
+_LEFT_16 = 15  # of int16
 
 
 def _plan_sum(sign: int) -> Callable[[Site, str], Plan]:
     def plan(site: Site, flavour: str) -> Plan:
-        """static: ("xnnpack",) | ("scalar",) | ("vector", form, loop length, block)."""
+        """static: ("xnnpack",) | ("scalar", headroom) | ("joint", headroom) | ("vector", form, loop length, block)."""
         scales, leaves = _scales(site)
         ratios = f32(scales[0] / scales[2]), f32(scales[1] / scales[2])
-        if flavour == "xnnpack" and plain(site) and all(2.0**-10 <= r < 2.0**8 for r in ratios):
+        wide = site.outputs[0].type == "int16"
+        if flavour == "xnnpack" and not wide and plain(site) and all(2.0**-10 <= r < 2.0**8 for r in ratios):
             return _plan_xnnpack_sum(site, ratios, sign, leaves)
-        leaves |= {**_sum_multipliers(site, *scales), **bounds(site, "builtin")}
+        if wide:
+            return _plan_int16_sum(site, flavour, sign, scales, leaves)
+        leaves |= {**_sum_multipliers(site, _LEFT, *scales), **bounds(site, "builtin")}
         if flavour == "reference" or sign < 0:  # the builtin SUB is the reference kernel
-            return Plan(("scalar",), leaves, _refusal(flavour) + "fixed point, three double roundings")
+            return Plan(("scalar", _LEFT), leaves, _refusal(flavour) + "fixed point, three double roundings")
         static = _vector_form(site)
         return Plan(static, leaves, _refusal(flavour) + f"builtin fixed point, {' '.join(map(str, static))}")
 
     return plan
+
+
+def _plan_int16_sum(site: Site, flavour: str, sign: int, scales: tuple[np.float32, np.float32, np.float32], leaves: Leaves) -> Plan:
+    require_centred(site)
+    if site.options.get("pot_scale_int16", True) and all(np.frexp(s)[0] == 0.5 for s in scales):
+        raise Unsupported("pot_scale_int16 with scales that are powers of two", where=site.where, hint="Set the option to false")
+    leaves |= {**_sum_multipliers(site, _LEFT_16, *scales), **bounds(site, "builtin")}
+    if flavour == "reference" or sign < 0:
+        return Plan(("scalar", _LEFT_16), leaves, "fixed point, three double roundings")
+    return Plan(("joint", _LEFT_16), leaves, "fixed point, shifts of operands joined")
 
 
 def _refusal(flavour: str) -> str:
@@ -104,16 +119,16 @@ def _plan_xnnpack_sum(site: Site, ratios: tuple[np.float32, np.float32], sign: i
     return Plan(("xnnpack",), {**leaves, **numbers, **bounds(site, "xnnpack")}, "XNNPACK: one shift, halves up")
 
 
-def _sum_multipliers(site: Site, *scales: np.float32) -> Leaves:
+def _sum_multipliers(site: Site, left: int, *scales: np.float32) -> Leaves:
     sa, sb, sy = (float(s) for s in scales)
     twice = 2 * max(sa, sb)
-    out = twice / (2.0**_LEFT * sy)
+    out = twice / (2.0**left * sy)
     if out >= 1:
         raise Unsupported(
             "the output scale of the sum is too small for the kernel",
             where=site.where,
             found=f"output scale {sy:g}",
-            expected=f"more than {twice / 2.0**_LEFT:g}",
+            expected=f"more than {twice / 2.0**left:g}",
         )
     numbers: Leaves = {}
     for name, real in (("a", sa / twice), ("b", sb / twice), ("output", out)):
@@ -124,15 +139,16 @@ def _sum_multipliers(site: Site, *scales: np.float32) -> Leaves:
 def _vector_form(site: Site) -> tuple:
     length, single = _loop(site)
     if not length:
-        return ("scalar",)
+        return ("scalar", _LEFT)
     joint = site.outputs[0].type == "int8" and not single
     return ("vector", "joint", length, 16) if joint else ("vector", "floor", length, 8)
 
 
 def _run_sum(function: Operator) -> Callable[..., jax.Array]:
     def run(options: Options, static: tuple, leaves: Leaves, a: jax.Array, b: jax.Array) -> jax.Array:
-        """Sum or difference of int8/uint8 codes.
+        """Sum or difference of int8, uint8 or int16 codes.
 
+        int16: 2^15 for 2^20, no zero points; the builtin ADD joins this shift with the operands' own, before the multiply.
         XNNPACK: y = clip(((A (a - z_a) + B (b - z_b) + 2^(k-1)) >> k) + z_y), A = rint(2^k s_a / s_y), B likewise, k = 20 - floor(log2 of
         the larger ratio). Reference, and SUB of the builtin kernels: 2^20 times both operands, each MBQM by s / (2 max(s_a, s_b)), their
         sum MBQM by 2 max(s_a, s_b) / (2^20 s_y). Builtin ADD: the same with other roundings in whole blocks of its inner loops, where
@@ -147,8 +163,9 @@ def _run_sum(function: Operator) -> Callable[..., jax.Array]:
             total = x * leaves["a_multiplier"] + y * leaves["b_multiplier"]
             half = np.int32(1) << (leaves["shift"] - np.int32(1))
             return store((total + half) >> leaves["shift"], *limits)
-        if static[0] == "scalar":
-            return store(_rescaled_sum(leaves, function(_scaled(leaves, "a", x, "away"), _scaled(leaves, "b", y, "away"))), *limits)
+        if static[0] in ("scalar", "joint"):
+            parts = (_scaled(leaves, name, v, "away", static[1], net=static[0] == "joint") for name, v in (("a", x), ("b", y)))
+            return store(_rescaled_sum(leaves, function(*parts)), *limits)
         _, form, length, block = static
         total = _rescaled_sum(leaves, function(_scaled(leaves, "a", x, form), _scaled(leaves, "b", y, form)))
         wrapped = store((total + leaves["zero_point"]).astype(np.int16).astype(np.int32), np.int32(0), *limits[1:])
@@ -161,12 +178,17 @@ def _run_sum(function: Operator) -> Callable[..., jax.Array]:
     return run
 
 
-def _scaled(leaves: Leaves, name: str, x: jax.Array, form: str) -> jax.Array:
-    """2^20 x M in int32; form: how the right shift rounds (away, floor), or "joint" where it is taken off the left shift."""
-    # |x << 20| < 2^28 and M <= 1/2: the cheap high multiply serves, and no shift is to the left.
+def _scaled(leaves: Leaves, name: str, x: jax.Array, form: str, left: int = _LEFT, net: bool = False) -> jax.Array:
+    """2^left x M in int32; form: how the right shift rounds (away, floor), or "joint" where it is taken off the left shift.
+
+    net: "away" likewise with the shifts joined, what is left of the right shift rounded after the multiply.
+    """
+    # |x << left| is below 2^28 (int16: at most 2^30, of negative numbers) and M <= 1/2: the cheap high multiply serves.
     multiplier, shift = leaves[f"{name}_multiplier"], leaves[f"{name}_shift"]
+    if net:
+        return requantize(x, multiplier, shift + np.int32(left), small=True)
     if form == "away":
-        return requantize(x << np.int32(_LEFT), multiplier, shift, small=True, left=False)
+        return requantize(x << np.int32(left), multiplier, shift, small=True, left=False)
     zero = np.int32(0)
     if form == "floor":
         return requantize(x << np.int32(_LEFT), multiplier, zero, small=True, left=False) >> -shift
@@ -184,14 +206,16 @@ def _rescaled_sum(leaves: Leaves, total: jax.Array) -> jax.Array:
 
 def _plan_product(site: Site, flavour: str) -> Plan:
     """static: ("xnnpack",) | ("scalar", small) | ("vector", small, narrowing, loop length, block)."""
+    require_centred(site)
     (sa, sb, sy), leaves = _scales(site)
     scale = f32(f32(sa * sb) / sy)
-    if flavour == "xnnpack" and plain(site) and 2.0**-16 <= scale < 2.0**8:
+    wide = site.outputs[0].type == "int16"
+    if flavour == "xnnpack" and not wide and plain(site) and 2.0**-16 <= scale < 2.0**8:
         return Plan(("xnnpack",), {**leaves, "scale": scale, **bounds(site, flavour)}, "XNNPACK: one float32 product, half to even")
     (multiplier,), (shift,) = quantize_multiplier(scale)
-    small = (255 * 255) << max(int(shift), 0) < 1 << 30
+    small = not wide and (255 * 255) << max(int(shift), 0) < 1 << 30
     leaves |= {"multiplier": multiplier, "shift": shift, **bounds(site, "builtin")}
-    length, single = (0, False) if flavour == "reference" else _loop(site)
+    length, single = (0, False) if wide or flavour == "reference" else _loop(site)
     if not length:
         return Plan(("scalar", small), leaves, _refusal(flavour) + "fixed point, two roundings")
     signed = site.outputs[0].type == "int8"
@@ -201,10 +225,11 @@ def _plan_product(site: Site, flavour: str) -> Plan:
 
 
 def _run_product(options: Options, static: tuple, leaves: Leaves, a: jax.Array, b: jax.Array) -> jax.Array:
-    """Product of int8/uint8 codes: y = clip(round(M (a - z_a)(b - z_b)) + z_y), M = f32(f32(s_a s_b) / s_y).
+    """Product of int8, uint8 or int16 codes: y = clip(round(M (a - z_a)(b - z_b)) + z_y), M = f32(f32(s_a s_b) / s_y).
 
-    XNNPACK rounds one float32 product half to even; the LiteRT kernels round twice in fixed point. The builtin kernel, in whole blocks
-    of its inner loops, narrows the product to 16 bits before the zero point is added (seen only where M is about 1/2 or more).
+    XNNPACK (8-bit only) rounds one float32 product half to even; the LiteRT kernels round twice in fixed point. The builtin kernel,
+    in whole blocks of its 8-bit inner loops, narrows the product to 16 bits before the zero point is added (seen only where M is about
+    1/2 or more).
 
     *Domain*: XNNPACK takes M in [2^-16, 2^8); outside the builtin kernel runs.
     *Restates*: qs8-vmul of XNNPACK (x86; ARM rounds otherwise), MUL of LiteRT (reference, and optimized on x86).
@@ -232,11 +257,13 @@ _CASES = (
     Case(((3,), (1, 2, 1, 3)), {"fused_activation_function": "RELU"}),
     Case(((2, 1, 3, 1, 2), (1, 4, 1, 5, 1)), {"fused_activation_function": "NONE"}),
 )
-_TYPES = ("int8", "uint8")
+_TYPES = ("int8", "uint8", "int16")
 
 
 def _op(name: str, function: Operator, plan: Callable[[Site, str], Plan], run: Callable[..., Any]) -> Op:
-    return Op(name, _real(function), Rule(data=(0, 1)), each(_TYPES, ("T", "T"), ("T",), plan, run), _CASES, host=True)
+    more = {} if name == "MUL" else {"pot_scale_int16": False}
+    cases = tuple(replace(c, options={**c.options, **more}) for c in _CASES)
+    return Op(name, _real(function), Rule(data=(0, 1)), each(_TYPES, ("T", "T"), ("T",), plan, run), cases, host=True)
 
 
 OPS = (
