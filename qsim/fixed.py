@@ -63,9 +63,19 @@ def activation_range(name: str, scale: Any, zero_point: int, type_name: str, fla
     return (low if ends[0] is None else max(low, code(ends[0])), high if ends[1] is None else min(high, code(ends[1])))
 
 
-def words(x: Any) -> np.ndarray:
-    """float64 array -> uint32 (..., 2): a 64-bit number as a leaf that may cross a jit border."""
-    return np.ascontiguousarray(np.asarray(x, np.float64))[..., None].view(np.uint32)
+def quantize_multiplier_16(real: Any) -> tuple[np.ndarray, np.ndarray]:
+    """real multiplier(s), float64 -> (multiplier of 15 bits, right shift), both int32, with real ~ multiplier * 2^-right.
+
+    *Restates*: what MultiplyByQuantizedMultiplier of the LiteRT kernels makes of the pair of `quantize_multiplier` for 64-bit sums.
+    """
+    m, e = quantize_multiplier(real)
+    short = np.where(m >= 0x7FFF0000, 0x7FFF, (m.astype(np.int64) + (1 << 15)) >> 16)
+    return short.astype(np.int32), (15 - e).astype(np.int32)
+
+
+def words(x: Any, dtype: Any = np.float64) -> np.ndarray:
+    """float64 (or int64) array -> uint32 (..., 2): a 64-bit number as a leaf that may cross a jit border."""
+    return np.ascontiguousarray(np.asarray(x, dtype))[..., None].view(np.uint32)
 
 
 # ---------------------------------------------------------------- device
@@ -172,10 +182,29 @@ def clamp(x: Any, low: Any, high: Any) -> jax.Array:
     return jnp.where(x < low, low, jnp.where(x > high, high, x))
 
 
+def wide_sum(high: jax.Array, low: jax.Array, bias_words: Any) -> jax.Array:
+    """256 * high + low + bias in int64. high, low: int32. bias_words: `words` of int64 numbers, (C, 2)."""
+    with jax.enable_x64(True):
+        bias = lax.bitcast_convert_type(jnp.asarray(bias_words, np.uint32), np.int64)
+        high, low = (lax.convert_element_type(v, np.int64) for v in (high, low))
+        return high * np.int64(256) + low + _to_rank(bias, low)
+
+
+def requantize_wide(acc: jax.Array, multiplier: Any, right: Any) -> jax.Array:
+    """(acc * multiplier + 2^(right-1)) >> right in int64, its low 32 bits as int32. acc: int64. multiplier, right: int32, right > 0.
+
+    *Domain*: |acc| < 2^47. *Restates*: MultiplyByQuantizedMultiplier of the LiteRT kernels for 64-bit sums.
+    """
+    with jax.enable_x64(True):
+        m, r = (_to_rank(lax.convert_element_type(jnp.asarray(v, np.int32), np.int64), acc) for v in (multiplier, right))
+        return lax.convert_element_type((acc * m + (np.int64(1) << (r - np.int64(1)))) >> r, np.int32)
+
+
 def double_round(acc: jax.Array, real_words: Any) -> jax.Array:
     """int32(round_away(f64(acc) * real)), with -2^31 where that leaves int32 (the x86 conversion).
 
-    acc: int32. real_words: `words` of the float64 multiplier(s), (2,) or (C, 2). *Restates*: FULLY_CONNECTED of the reference kernels.
+    acc: int32 or int64. real_words: `words` of the float64 multiplier(s), (2,) or (C, 2). *Restates*: FULLY_CONNECTED of the
+    reference kernels.
     """
     with jax.enable_x64(True):
         real = lax.bitcast_convert_type(jnp.asarray(real_words, np.uint32), np.float64)

@@ -91,10 +91,13 @@ def defined(op: str, flavour: str, type_name: str, x: np.ndarray) -> np.ndarray:
     return x
 
 
-def other_options(op: str, options: Mapping, rng: Rng) -> dict:
-    """The same option fields with values drawn from ALTERNATIVES."""
+def other_options(op: str, options: Mapping, rng: Rng, types: tuple[str, ...] = ()) -> dict:
+    """The same option fields with values drawn from ALTERNATIVES. LiteRT refuses FULLY_CONNECTED with uint8 or int4 and TANH."""
     free = [k for k in options if k in ALTERNATIVES and k not in FIXED_OPTIONS.get(op, ())]
-    return {**options, **{k: ALTERNATIVES[k][rng.integers(len(ALTERNATIVES[k]))] for k in free}}
+    drawn = {k: ALTERNATIVES[k][rng.integers(len(ALTERNATIVES[k]))] for k in free}
+    if op == "FULLY_CONNECTED" and {"uint8", "int4"} & {*types} and drawn.get("fused_activation_function") == "TANH":
+        drawn["fused_activation_function"] = "RELU"
+    return {**options, **drawn}
 
 
 def zero_point(rng: Rng, type_name: str) -> int:
@@ -170,20 +173,35 @@ class Linear:
     y: tuple[np.float32, int]
 
 
-def linear(style: str, rng: Rng, shape: tuple[int, ...], axis: int, types: tuple[str, str, str], *, bias: bool, channels: int) -> Linear:
-    """Weights and scales of CONV_2D, DEPTHWISE_CONV_2D or FULLY_CONNECTED. types: of x, weights, y. channels: 1 = per tensor."""
-    weights = _weights(style, rng, shape, axis, types[1])
+def weights_zero_point(rng: Rng, op: str, type_name: str, per_channel: bool) -> int:
+    """uint8: the middle, near it, or any code; int8: not 0 only in FULLY_CONNECTED with one scale."""
+    if type_name == "uint8":
+        return int(rng.choice([128, rng.integers(100, 156), zero_point(rng, type_name)]))
+    return int(rng.integers(-20, 20)) if op == "FULLY_CONNECTED" and type_name == "int8" and not per_channel and rng.random() < 0.3 else 0
+
+
+def linear(
+    style: str, rng: Rng, shape: tuple[int, ...], axis: int, types: tuple[str, str, str], *, bias: str, channels: int, w_zero: int = 0
+) -> Linear:
+    """Weights and scales of CONV_2D, DEPTHWISE_CONV_2D or FULLY_CONNECTED. types: of x, weights, y. channels: 1 = per tensor.
+
+    uint8 weights are the int8 ones about their zero point w_zero. bias: its type, "" where absent.
+    """
+    weights = _weights(style, rng, shape, axis, "int8" if types[1] == "uint8" else types[1])
+    if types[1] == "uint8":
+        weights = np.clip(weights.astype(np.int32) + w_zero, 0, 255).astype(np.uint8)
     taps = weights.size // shape[axis]
     s_x = f32(float(scale(rng, style, -7, 0)) * base(rng, style))
     spread = 2.0 ** (rng.integers(-2, 3, channels) if style == "ties" else rng.uniform(-2, 2, channels))
     s_w = (float(scale(rng, style, -9, -3)) * spread).astype(f32)
-    multiplier = _multiplier(style, rng, taps)
+    multiplier = _multiplier(style, rng, taps * (4.6 / 73) ** 2 if types[1] == "int4" else taps)
     s_y = f32(2.0 ** round(np.log2(multiplier[0]))) if style == "ties" else f32(multiplier[0])
     s_y = f32(float(s_x) * float(s_w.max()) / float(s_y))
     y = s_y, zero_point(rng, types[2])
     per_step = float(s_y) / (float(s_x) * s_w.astype(np.float64))
     steps = _bias_steps(style, rng, multiplier[1], y[1], types[2], shape[axis])
-    codes = np.clip(np.rint(steps * per_step), -(2**30), 2**30).astype(np.int32) if bias else None
+    most = 2**45 if bias == "int64" else 2**30
+    codes = np.clip(np.rint(steps * per_step), -most, most).astype(bias) if bias else None
     return Linear(weights, s_w, codes, (s_x, zero_point(rng, types[0])), y)
 
 
@@ -209,7 +227,7 @@ def _weights(style: str, rng: Rng, shape: tuple[int, ...], axis: int, type_name:
     return w
 
 
-def _multiplier(style: str, rng: Rng, taps: int) -> tuple[float, float]:
+def _multiplier(style: str, rng: Rng, taps: float) -> tuple[float, float]:
     """(largest s_x * s_w / s_y, spread of the bias in output steps)."""
     if style == "ties":
         return 2.0 ** -int(rng.integers(1, 6)), 3.0

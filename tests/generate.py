@@ -51,7 +51,7 @@ class Row:
         if not self.variant:
             return Options(own)
         for attempt in range(100):
-            drawn = Options(domains.other_options(self.op.name, own, self.rng(1 << 20 | attempt)))
+            drawn = Options(domains.other_options(self.op.name, own, self.rng(1 << 20 | attempt), self.types[0]))
             if _leaves_something(self, drawn):
                 return drawn
         raise ValueError(f"{self}: no drawn options leave a non-empty output")
@@ -59,7 +59,9 @@ class Row:
     def _type_options(self) -> dict[str, str]:
         """Options that repeat an operand's type (of CAST and SHAPE) follow the types of the row."""
         named = {"in_data_type": self.types[0][0], "out_data_type": self.types[1][0], "out_type": self.types[1][0]}
-        return {k: t.upper() for k, t in named.items() if k in self.case.options}
+        found = {k: t.upper() for k, t in named.items() if k in self.case.options}
+        bias = self.types[0][self.op.rule.bias] if self.op.rule.bias is not None and self.op.rule.bias < len(self.types[0]) else ""
+        return found | ({"quantized_bias_type": "INT32"} if self.types[0][0] == "int16" and bias == "int32" else {})
 
     def draws(self, wanted: int) -> int:
         """How many draws the row is worth: a copy has little to get wrong."""
@@ -280,10 +282,11 @@ def _linear(row: Row, style: str, rng: np.random.Generator) -> _Drawn:
     x, w, b, axis = rule.data[0], rule.weights, rule.bias, rule.weight_axis
     shape = case.inputs[w]  # type: ignore[index]
     with_bias = b is not None and b < len(ins) and case.inputs[b] is not None
-    per_channel = rng.random() < 0.6
-    w_zero = int(rng.integers(-20, 20)) if row.op.name == "FULLY_CONNECTED" and not per_channel and rng.random() < 0.3 else 0
+    per_channel = ins[w] != "uint8" and rng.random() < 0.6  # type: ignore[index]
+    w_zero = domains.weights_zero_point(rng, row.op.name, ins[w], per_channel)  # type: ignore[index]
     kinds = (ins[x], ins[w], outs[0])  # type: ignore[index]
-    drawn = domains.linear(style, rng, shape, axis, kinds, bias=with_bias, channels=shape[axis] if per_channel else 1)  # type: ignore
+    channels = shape[axis] if per_channel else 1  # type: ignore[index]
+    drawn = domains.linear(style, rng, shape, axis, kinds, bias=ins[b] if with_bias else "", channels=channels, w_zero=w_zero)  # type: ignore
     slots: list[Tensor | None] = [None] * len(ins)
     x_q = _qparams(*drawn.x, ins[x])
     slots[x] = Tensor(x, f"x{x}", case.inputs[x], ins[x], x_q)  # type: ignore
