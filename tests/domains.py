@@ -92,10 +92,10 @@ def defined(op: str, flavour: str, type_name: str, x: np.ndarray) -> np.ndarray:
 
 
 def other_options(op: str, options: Mapping, rng: Rng, types: tuple[str, ...] = ()) -> dict:
-    """The same option fields with values drawn from ALTERNATIVES. LiteRT refuses FULLY_CONNECTED with uint8 or int4 and TANH."""
+    """The same option fields with values drawn from ALTERNATIVES. Only int8 FULLY_CONNECTED takes TANH, LiteRT refuses others."""
     free = [k for k in options if k in ALTERNATIVES and k not in FIXED_OPTIONS.get(op, ())]
     drawn = {k: ALTERNATIVES[k][rng.integers(len(ALTERNATIVES[k]))] for k in free}
-    if op == "FULLY_CONNECTED" and {"uint8", "int4"} & {*types} and drawn.get("fused_activation_function") == "TANH":
+    if op == "FULLY_CONNECTED" and types[:2] != ("int8", "int8") and drawn.get("fused_activation_function") == "TANH":
         drawn["fused_activation_function"] = "RELU"
     return {**options, **drawn}
 

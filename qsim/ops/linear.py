@@ -114,9 +114,9 @@ def dense_plan(site: Site, flavour: str) -> Plan:
     *Restates*: FullyConnected of the LiteRT kernels, XNNPACK's qs8-gemm and qu8-gemm.
     *Differs*: the reference kernel rounds the product with a float64 multiplier, once, half away from zero.
     """
-    act = site.options.fused_activation_function
-    if "uint8" in site.types[0] and act not in ("NONE", "RELU", "RELU6", "RELU_N1_TO_1"):
-        raise Invalid(f"a FULLY_CONNECTED of {site.types[0][1]} weights with {act}", where=site.where, hint="LiteRT refuses such a file")
+    kinds, act = site.types[0][:2], site.options.fused_activation_function
+    if kinds != ("int8", "int8") and act not in ("NONE", "RELU", "RELU6", "RELU_N1_TO_1"):
+        raise Invalid(f"a FULLY_CONNECTED of {' and '.join(kinds)} with {act}", where=site.where, hint="LiteRT refuses such a file")
     rule = rule_of(site, flavour)
     how, leaves = prepare(site, flavour, rule, weights_of(site).T, 0)
     return Plan(how, leaves, NOTES[rule])
@@ -173,6 +173,7 @@ ALL = ("xnnpack", "reference", "builtin")
 ROWS = (  # types of the inputs, type of the output
     (("int8", "int8", "int32?"), "int8"),
     (("uint8", "uint8", "int32?"), "uint8"),
+    (("int8", "int4", "int32?"), "int8"),
 )
 
 

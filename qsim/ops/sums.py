@@ -137,16 +137,17 @@ def prepare(site: Site, flavour: str, rule: str, w: np.ndarray, axis: int, group
     folded = bias - zx * flat.sum(0) + zw * zx * len(flat)
     if x.type == "int16":  # type: ignore[union-attr]
         _require_symmetric(site)
-        folded = bias + 128 * flat.sum(0)
+        folded = bias + 128 * (flat - zw).sum(0)
     if zw:
-        codes, folded = _with_ones(codes, groups), _with_zeros(folded, groups)
+        codes = _with_ones(codes, groups)
+        folded = folded if _is_wide(site, rule) else _with_zeros(folded, groups)
         how, leaves = how._replace(columns=groups), leaves | {"weights_zero_point": np.int32(zw)}
     low, high = fixed.activation_range(
         site.options.fused_activation_function, y.qparams.scale[0], int(y.qparams.zero_point[0]), y.type, flavour  # type: ignore[union-attr]
     )  # fmt: skip
     leaves |= {
         "weights": np.ascontiguousarray(codes.astype(np.int8)),
-        **({"bias_words": fixed.words(folded, np.int64)} if _is_wide(site) else {"bias": folded.astype(np.int32)}),
+        **({"bias_words": fixed.words(folded, np.int64)} if _is_wide(site, rule) else {"bias": folded.astype(np.int32)}),
         "input_zero_point": np.int8(zx),
         "output_zero_point": np.int32(y.qparams.zero_point[0]),  # type: ignore[union-attr]
         "act_min": np.int32(low),
@@ -160,10 +161,14 @@ def _times(site: Site, rule: str) -> int:
     return 16 if rule == "scale" and site.inputs[1].type == "int4" else 1  # type: ignore[union-attr]
 
 
-def _is_wide(site: Site) -> bool:
-    """Sums of int16 codes are 64-bit, unless the bias is int32."""
+def _has_long_bias(site: Site) -> bool:
+    return len(site.inputs) > 2 and site.inputs[2] is not None and site.inputs[2].type == "int64"
+
+
+def _is_wide(site: Site, rule: str) -> bool:
+    """Sums of int16 codes are 64-bit unless the bias is int32; ruy's are 32-bit."""
     bias = site.inputs[2] if len(site.inputs) > 2 else None
-    return site.inputs[0].type == "int16" and (bias is None or bias.type == "int64")  # type: ignore[union-attr]
+    return site.inputs[0].type == "int16" and rule != "up" and (bias is None or bias.type == "int64")  # type: ignore[union-attr]
 
 
 def _require_symmetric(site: Site) -> None:
@@ -172,7 +177,7 @@ def _require_symmetric(site: Site) -> None:
     if any(zeros):
         raise Invalid("int16 data with a zero point", where=site.where, found=zeros, expected=0, hint="LiteRT refuses such a file")
     named = site.options.get("quantized_bias_type", "FLOAT32")
-    if not _is_wide(site) and named != "INT32":
+    if len(site.inputs) > 2 and site.inputs[2] is not None and site.inputs[2].type == "int32" and named != "INT32":
         raise Invalid(
             "an int32 bias of int16 data that the options do not name", where=site.where, found=named, expected="quantized_bias_type INT32",
             hint="LiteRT reads it as 64-bit numbers, past its end",
@@ -195,25 +200,28 @@ def accumulate(how: Rescale, leaves: dict[str, Any], x: Any, product: Callable[.
     product(x, bias, zero): int8 x, padded with `zero`, times the weights, plus bias (o,).
     """
     if x.dtype == np.int16:
-        return _two_bytes(leaves, x, product)
+        return _two_bytes(how, leaves, x, product)
     if x.dtype == np.uint8:
         x = lax.bitcast_convert_type(x ^ np.uint8(128), np.int8)
-    acc = product(x, leaves["bias"], leaves["input_zero_point"])
+    return _less_ones(how, leaves, product(x, leaves["bias"], leaves["input_zero_point"]))
+
+
+def _less_ones(how: Rescale, leaves: dict[str, Any], acc: Any) -> Any:
+    """Sums without those of the columns of ones, which are multiplied by the weights' zero point and taken off."""
     if not how.columns:
         return acc
     parts = acc.reshape(*acc.shape[:-1], how.columns, -1)
     return (parts[..., :-1] - leaves["weights_zero_point"] * parts[..., -1:]).reshape(*acc.shape[:-1], -1)
 
 
-def _two_bytes(leaves: dict[str, Any], x: Any, product: Callable[..., Any]) -> Any:
+def _two_bytes(how: Rescale, leaves: dict[str, Any], x: Any, product: Callable[..., Any]) -> Any:
     """x = 256 h + l + 128 with h, l in -128..127: two products of int8, and 128 sum w is in the bias."""
     high = (x >> np.int16(8)).astype(np.int8)
     low = lax.bitcast_convert_type((x & np.int16(255)).astype(np.uint8) ^ np.uint8(128), np.int8)
     none = jnp.zeros(leaves["weights"].shape[-1], np.int32)
-    above = product(high, none, np.int8(0))
-    if "bias_words" in leaves:
-        return fixed.wide_sum(above, product(low, none, np.int8(-128)), leaves["bias_words"])
-    return (above << np.int32(8)) + product(low, leaves["bias"], np.int8(-128))
+    bias = none if "bias_words" in leaves else leaves["bias"]
+    high, low = (_less_ones(how, leaves, product(*args)) for args in ((high, none, np.int8(0)), (low, bias, np.int8(-128))))
+    return fixed.wide_sum(high, low, leaves["bias_words"]) if "bias_words" in leaves else (high << np.int32(8)) + low
 
 
 RULES = {
@@ -239,8 +247,9 @@ def rule_of(site: Site, flavour: str) -> str:
         return "away"
     if x.type == "int16":  # type: ignore[union-attr]
         if op == "FULLY_CONNECTED":
-            return "double"
-        if _is_wide(site):
+            ruy = flavour != "reference" and not _has_long_bias(site) and not _weights_zero(site)
+            return "up" if ruy else "double"
+        if _has_long_bias(site) or len(site.inputs) < 3 or site.inputs[2] is None:
             return "wide"
     kernel = "builtin" if flavour == "xnnpack" and _refused(site) else flavour
     grouped = op == "CONV_2D" and x.shape[3] != w.shape[3]  # type: ignore[union-attr]
