@@ -14,7 +14,7 @@ from ..onednn import Window
 from ..op import Case, Kernel, Op, Plan, Rule, Site
 from ..windows import pad, window
 from .common import activate
-from .sums import NOTES, Rescale, accumulate, finish, prepare, rule_of, weights_of
+from .sums import NOTES, Rescale, accumulate, finish, prepare, rows, rule_of, weights_of
 
 
 def _window(options: Options, x: Any, w: Any, groups: int, activation: str = "NONE") -> Window:
@@ -95,14 +95,9 @@ def depthwise_run(options: Options, how: Rescale, leaves: dict[str, Any], x: Any
 # FULLY_CONNECTED ----------------------------------------------------
 
 
-def _rows(options: Options, x: Any, depth: int) -> Any:
-    """x as the kernel reads it: (..., depth) with keep_num_dims, else (size / depth, depth)."""
-    return x if options.keep_num_dims and x.shape[-1] == depth else x.reshape(-1, depth)
-
-
 def dense_real(options: Options, x: Any, w: Any, bias: Any = None) -> Any:
     """y[..., o] = act(sum_k x[..., k] * w[o, k] + bias[o]). x is read as rows of k unless keep_num_dims."""
-    x = _rows(options, x, w.shape[1])
+    x = rows(options, x, w.shape[1])
     y = dot.dense_float(x, w.T)
     return activate(options.fused_activation_function, dot.add_bias(y, bias))
 
@@ -124,7 +119,7 @@ def dense_plan(site: Site, flavour: str) -> Plan:
 
 def dense_run(options: Options, how: Rescale, leaves: dict[str, Any], x: Any, *_: Any) -> Any:
     w = leaves["weights"]
-    x = _rows(options, x, w.shape[0])
+    x = rows(options, x, w.shape[0])
     return finish(how, leaves, accumulate(how, leaves, x, lambda x, bias, _: dot.dense(x, w, bias)))
 
 
@@ -174,7 +169,9 @@ ROWS = (  # types of the inputs, type of the output
     (("int8", "int8", "int32?"), "int8"),
     (("uint8", "uint8", "int32?"), "uint8"),
     (("int8", "int4", "int32?"), "int8"),
+    (("int16", "int8", "int64?"), "int16"),
 )
+SHORT_BIAS = (("int16", "int8", "int32"), "int16")
 
 
 def _kernels(plan: Any, run: Any, rows: Any) -> tuple[Kernel, ...]:
@@ -185,22 +182,22 @@ OPS = (
     Op(
         "CONV_2D",
         conv_real,
-        Rule(data=(0,), weights=1, weight_axis=0, bias=2, prepared=(1, 2), versions={"float32": 1, "int8": 3, "uint8": 1}),
-        _kernels(conv_plan, conv_run, ROWS),
+        Rule(data=(0,), weights=1, weight_axis=0, bias=2, prepared=(1, 2), versions={"float32": 1, "int8": 3, "uint8": 1, "int16": 4}),
+        _kernels(conv_plan, conv_run, (*ROWS, SHORT_BIAS)),
         CONV_CASES,
     ),
     Op(
         "DEPTHWISE_CONV_2D",
         depthwise_real,
-        Rule(data=(0,), weights=1, weight_axis=3, bias=2, prepared=(1, 2), versions={"float32": 1, "int8": 3, "uint8": 1}),
+        Rule(data=(0,), weights=1, weight_axis=3, bias=2, prepared=(1, 2), versions={"float32": 1, "int8": 3, "uint8": 1, "int16": 5}),
         _kernels(depthwise_plan, depthwise_run, ROWS),
         DEPTHWISE_CASES,
     ),
     Op(
         "FULLY_CONNECTED",
         dense_real,
-        Rule(data=(0,), weights=1, weight_axis=0, bias=2, prepared=(1, 2), versions={"float32": 1, "int8": 4, "uint8": 1}),
-        _kernels(dense_plan, dense_run, ROWS),
+        Rule(data=(0,), weights=1, weight_axis=0, bias=2, prepared=(1, 2), versions={"float32": 1, "int8": 4, "uint8": 1, "int16": 7}),
+        _kernels(dense_plan, dense_run, (*ROWS, SHORT_BIAS)),
         DENSE_CASES,
     ),
 )

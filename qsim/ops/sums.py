@@ -11,7 +11,7 @@ from jax import lax
 
 from .. import fixed
 from ..errors import Invalid, Unsupported
-from ..graph import QParams, Tensor
+from ..graph import Options, QParams, Tensor
 from ..op import Site
 from ..types import code_range
 
@@ -222,6 +222,11 @@ def _two_bytes(how: Rescale, leaves: dict[str, Any], x: Any, product: Callable[.
     bias = none if "bias_words" in leaves else leaves["bias"]
     high, low = (_less_ones(how, leaves, product(*args)) for args in ((high, none, np.int8(0)), (low, bias, np.int8(-128))))
     return fixed.wide_sum(high, low, leaves["bias_words"]) if "bias_words" in leaves else (high << np.int32(8)) + low
+
+
+def rows(options: Options, x: Any, depth: int) -> Any:
+    """x as the kernel reads it: (..., depth) with keep_num_dims, else (size / depth, depth)."""
+    return x if options.keep_num_dims and x.shape[-1] == depth else x.reshape(-1, depth)
 
 
 RULES = {
