@@ -216,6 +216,30 @@ def double_round(acc: jax.Array, real_words: Any) -> jax.Array:
         return lax.convert_element_type(safe, np.int32)
 
 
+def divide(x: jax.Array, by: float) -> jax.Array:
+    """f32(x / by) of float32 x, correctly rounded: XLA multiplies by the reciprocal, which in float64 is near enough for 24 bits.
+
+    *Domain*: by a whole number below 2^20, a normal result.
+    """
+    with jax.enable_x64(True):
+        return lax.convert_element_type(lax.convert_element_type(x, np.float64) / np.float64(by), np.float32)
+
+
+def fma(a: jax.Array, b: jax.Array, c: jax.Array) -> jax.Array:
+    """a * b + c of float32 rounded once. The float64 sum is rounded to odd (its last bit set where it is not exact), so that
+    rounding it again to float32 is right."""
+    with jax.enable_x64(True):
+        a, b, c = (lax.convert_element_type(v, np.float64) for v in jnp.broadcast_arrays(a, b, c))
+        p = a * b  # exact
+        s = p + c
+        back = s - p
+        error = (p - (s - back)) + (c - back)
+        bits = lax.bitcast_convert_type(s, np.int64)
+        outward = jnp.where((error > 0) == (s > 0), np.int64(1), np.int64(-1))
+        odd = jnp.where((error != 0) & (bits & np.int64(1) == 0), bits + outward, bits)
+        return lax.convert_element_type(lax.bitcast_convert_type(odd, np.float64), np.float32)
+
+
 def lookup(table: jax.Array, codes: jax.Array) -> jax.Array:
     """table[code - low] for 8-bit codes: a 256-entry table built on the host, one gather."""
     low = -128 if codes.dtype == np.int8 else 0

@@ -13,6 +13,7 @@ from ..graph import Options
 from ..onednn import Window
 from ..op import Case, Kernel, Op, Plan, Rule, Site
 from ..windows import pad, window
+from . import hybrid
 from .common import activate
 from .sums import NOTES, Rescale, accumulate, finish, prepare, rows, rule_of, weights_of
 
@@ -171,6 +172,7 @@ ROWS = (  # types of the inputs, type of the output
     (("int8", "int4", "int32?"), "int8"),
     (("int16", "int8", "int64?"), "int16"),
 )
+HYBRID = (("float32", "int8", "float32?"), "float32")
 SHORT_BIAS = (("int16", "int8", "int32"), "int16")
 
 
@@ -197,7 +199,7 @@ OPS = (
         "FULLY_CONNECTED",
         dense_real,
         Rule(data=(0,), weights=1, weight_axis=0, bias=2, prepared=(1, 2), versions={"float32": 1, "int8": 4, "uint8": 1, "int16": 7}),
-        _kernels(dense_plan, dense_run, (*ROWS, SHORT_BIAS)),
+        (*_kernels(dense_plan, dense_run, (*ROWS, SHORT_BIAS)), *_kernels(hybrid.dense_plan, hybrid.dense_run, (HYBRID,))),
         DENSE_CASES,
     ),
 )
