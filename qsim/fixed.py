@@ -75,9 +75,19 @@ def shift_away_host(x: Any, right: int) -> np.ndarray:
     return np.sign(x) * ((np.abs(x) + (1 << right >> 1)) >> right)
 
 
-def words(x: Any) -> np.ndarray:
-    """float64 array -> uint32 (..., 2): a 64-bit number as a leaf that may cross a jit border."""
-    return np.ascontiguousarray(np.asarray(x, np.float64))[..., None].view(np.uint32)
+def quantize_multiplier_16(real: Any) -> tuple[np.ndarray, np.ndarray]:
+    """real multiplier(s), float64 -> (multiplier of 15 bits, right shift), both int32, with real ~ multiplier * 2^-right.
+
+    *Restates*: what MultiplyByQuantizedMultiplier of the LiteRT kernels makes of the pair of `quantize_multiplier` for 64-bit sums.
+    """
+    m, e = quantize_multiplier(real)
+    short = np.where(m >= 0x7FFF0000, 0x7FFF, (m.astype(np.int64) + (1 << 15)) >> 16)
+    return short.astype(np.int32), (15 - e).astype(np.int32)
+
+
+def words(x: Any, dtype: Any = np.float64) -> np.ndarray:
+    """float64 (or int64) array -> uint32 (..., 2): a 64-bit number as a leaf that may cross a jit border."""
+    return np.ascontiguousarray(np.asarray(x, dtype))[..., None].view(np.uint32)
 
 
 # ---------------------------------------------------------------- device
@@ -184,10 +194,29 @@ def clamp(x: Any, low: Any, high: Any) -> jax.Array:
     return jnp.where(x < low, low, jnp.where(x > high, high, x))
 
 
+def wide_sum(high: jax.Array, low: jax.Array, bias_words: Any) -> jax.Array:
+    """256 * high + low + bias in int64. high, low: int32. bias_words: `words` of int64 numbers, (C, 2)."""
+    with jax.enable_x64(True):
+        bias = lax.bitcast_convert_type(jnp.asarray(bias_words, np.uint32), np.int64)
+        high, low = (lax.convert_element_type(v, np.int64) for v in (high, low))
+        return high * np.int64(256) + low + _to_rank(bias, low)
+
+
+def requantize_wide(acc: jax.Array, multiplier: Any, right: Any) -> jax.Array:
+    """(acc * multiplier + 2^(right-1)) >> right in int64, its low 32 bits as int32. acc: int64. multiplier, right: int32, right > 0.
+
+    *Domain*: |acc| < 2^47. *Restates*: MultiplyByQuantizedMultiplier of the LiteRT kernels for 64-bit sums.
+    """
+    with jax.enable_x64(True):
+        m, r = (_to_rank(lax.convert_element_type(jnp.asarray(v, np.int32), np.int64), acc) for v in (multiplier, right))
+        return lax.convert_element_type((acc * m + (np.int64(1) << (r - np.int64(1)))) >> r, np.int32)
+
+
 def double_round(acc: jax.Array, real_words: Any) -> jax.Array:
     """int32(round_away(f64(acc) * real)), with -2^31 where that leaves int32 (the x86 conversion).
 
-    acc: int32. real_words: `words` of the float64 multiplier(s), (2,) or (C, 2). *Restates*: FULLY_CONNECTED of the reference kernels.
+    acc: int32 or int64. real_words: `words` of the float64 multiplier(s), (2,) or (C, 2). *Restates*: FULLY_CONNECTED of the
+    reference kernels.
     """
     with jax.enable_x64(True):
         real = lax.bitcast_convert_type(jnp.asarray(real_words, np.uint32), np.float64)
@@ -197,6 +226,30 @@ def double_round(acc: jax.Array, real_words: Any) -> jax.Array:
         fits = (whole >= np.float64(-(2.0**31))) & (whole < np.float64(2.0**31))
         safe = jnp.where(fits, whole, np.float64(-(2.0**31)))
         return lax.convert_element_type(safe, np.int32)
+
+
+def divide(x: jax.Array, by: float) -> jax.Array:
+    """f32(x / by) of float32 x, correctly rounded: XLA multiplies by the reciprocal, which in float64 is near enough for 24 bits.
+
+    *Domain*: by a whole number below 2^20, a normal result.
+    """
+    with jax.enable_x64(True):
+        return lax.convert_element_type(lax.convert_element_type(x, np.float64) / np.float64(by), np.float32)
+
+
+def fma(a: jax.Array, b: jax.Array, c: jax.Array) -> jax.Array:
+    """a * b + c of float32 rounded once. The float64 sum is rounded to odd (its last bit set where it is not exact), so that
+    rounding it again to float32 is right."""
+    with jax.enable_x64(True):
+        a, b, c = (lax.convert_element_type(v, np.float64) for v in jnp.broadcast_arrays(a, b, c))
+        p = a * b  # exact
+        s = p + c
+        back = s - p
+        error = (p - (s - back)) + (c - back)
+        bits = lax.bitcast_convert_type(s, np.int64)
+        outward = jnp.where((error > 0) == (s > 0), np.int64(1), np.int64(-1))
+        odd = jnp.where((error != 0) & (bits & np.int64(1) == 0), bits + outward, bits)
+        return lax.convert_element_type(lax.bitcast_convert_type(odd, np.float64), np.float32)
 
 
 def lookup(table: jax.Array, codes: jax.Array) -> jax.Array:

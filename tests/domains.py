@@ -80,6 +80,7 @@ ALTERNATIVES: Mapping[str, tuple] = {
     "filter_height": (1, 2, 3),
     "fused_activation_function": ("NONE", "RELU", "RELU6", "RELU_N1_TO_1", "TANH"),
     "keep_num_dims": (False, True),
+    "asymmetric_quantize_inputs": (False, True),
     "keep_dims": (False, True),
     "beta": (1.0, 0.5, 2.0),
 }
@@ -136,10 +137,10 @@ def defined(op: str, flavour: str, type_name: str, x: np.ndarray, zero: int = 0)
 
 
 def other_options(op: str, options: Mapping, rng: Rng, types: tuple[str, ...] = ()) -> dict:
-    """The same option fields with values drawn from ALTERNATIVES. LiteRT refuses FULLY_CONNECTED with uint8 or int4 and TANH."""
+    """The same option fields with values drawn from ALTERNATIVES. Only int8 FULLY_CONNECTED takes TANH, LiteRT refuses others."""
     free = [k for k in options if k in ALTERNATIVES and k not in FIXED_OPTIONS.get(op, ())]
     drawn = {k: ALTERNATIVES[k][rng.integers(len(ALTERNATIVES[k]))] for k in free}
-    if op == "FULLY_CONNECTED" and {"uint8", "int4"} & {*types} and drawn.get("fused_activation_function") == "TANH":
+    if op == "FULLY_CONNECTED" and types[:2] != ("int8", "int8") and drawn.get("fused_activation_function") == "TANH":
         drawn["fused_activation_function"] = "RELU"
     return {**options, **drawn}
 
@@ -302,6 +303,24 @@ def codes(style: str, rng: Rng, type_name: str, zero: int, shape: tuple[int, ...
         if style == "ties":  # the same everywhere, and per channel: means and sums of such data fall on halves most often
             x[0], x[1] = rng.integers(low, high + 1), rng.integers(low, high + 1, shape[-1:])
     return x.astype(TYPES[type_name].dtype)
+
+
+def rows(style: str, rng: Rng, shape: tuple[int, ...], samples: int) -> np.ndarray:
+    """float32 data for kernels that quantize rows by their own range. "ties": ends at whole steps and the rest on halves or their
+    float neighbours; "saturated": outliers; "edge": rows on one side of 0, and rows of zeros."""
+    x = rng.normal(rng.choice([0, 0, 2, -3]), 1, (samples, *shape)) * 2 ** rng.uniform(-4, 4)
+    if style == "saturated":
+        x = np.where(rng.random(x.shape) < 0.1, x * 100, x)
+    if style == "edge":
+        x = np.abs(x) * rng.choice([-1, 1, 0], (*x.shape[:-1], 1))
+    if style != "ties":
+        return x.astype(f32)
+    steps = (rng.integers(-254, 255, x.shape) / 2).astype(f32)
+    steps = np.where(rng.random(x.shape) < 0.3, np.nextafter(steps, rng.choice(np.array([-200, 200, 0], f32), x.shape)), steps)
+    least = np.nextafter(f32(0.5), f32(0))
+    steps = np.where(rng.random(x.shape) < 0.1, rng.choice(np.array([-least, least]), x.shape), steps)
+    steps[..., 0], steps[..., 1] = 127, rng.choice([-127, -128])
+    return (steps * 2.0 ** rng.integers(-6, 2)).astype(f32)
 
 
 def reals(style: str, rng: Rng, s: np.float32, zero: int, type_name: str, shape: tuple[int, ...], samples: int) -> np.ndarray:

@@ -294,6 +294,8 @@ def _type_of(q: QParams) -> str:
 def _linear(row: Row, style: str, rng: np.random.Generator) -> _Drawn:
     """CONV_2D and its kin: constant weights and bias."""
     rule, case, (ins, outs) = row.op.rule, row.case, row.types
+    if ins[rule.data[0]] == "float32":  # type: ignore[index]
+        return _hybrid(row, style, rng)
     x, w, b, axis = rule.data[0], rule.weights, rule.bias, rule.weight_axis
     shape = case.inputs[w]  # type: ignore[index]
     with_bias = b is not None and b < len(ins) and case.inputs[b] is not None
@@ -313,6 +315,25 @@ def _linear(row: Row, style: str, rng: np.random.Generator) -> _Drawn:
         slots[b] = Tensor(b, "b", bias.shape, ins[b], _qparams(s_b, zeros, "int32"), bias)  # type: ignore
     values = domains.codes(style, rng, ins[x], drawn.x[1], case.inputs[x], SAMPLES, narrow=True)  # type: ignore
     return _Drawn(slots, (_qparams(*drawn.y, outs[0]),), {f"x{x}": values})
+
+
+def _hybrid(row: Row, style: str, rng: np.random.Generator) -> _Drawn:
+    """Float data, integer weights, float bias."""
+    rule, case, ins = row.op.rule, row.case, row.types[0]
+    x, w, b, axis = rule.data[0], rule.weights, rule.bias, rule.weight_axis
+    shape = case.inputs[w]  # type: ignore[index]
+    channels = shape[axis] if rng.random() < 0.6 else 1  # type: ignore[index]
+    kinds = ("int8", ins[w], "int8")  # type: ignore[index]
+    drawn = domains.linear(style, rng, shape, axis, kinds, bias="", channels=channels)  # type: ignore[arg-type]
+    q = _qparams(drawn.weight_scale, np.zeros(channels, np.int64), ins[w], axis)  # type: ignore[index,arg-type]
+    values = domains.rows(style, rng, case.inputs[x], SAMPLES)  # type: ignore[arg-type,index]
+    slots: list[Tensor | None] = [None] * len(ins)
+    slots[x] = Tensor(x, f"x{x}", case.inputs[x], ins[x])  # type: ignore
+    slots[w] = Tensor(w, "w", shape, ins[w], q, drawn.weights)  # type: ignore
+    if b is not None and b < len(ins) and case.inputs[b] is not None:
+        bias = rng.normal(0, np.abs(values).max() * drawn.weight_scale.max() * 50, case.inputs[b]).astype(np.float32)
+        slots[b] = Tensor(b, "b", bias.shape, "float32", None, bias)
+    return _Drawn(slots, (None,), {f"x{x}": values})
 
 
 def describe(trial: Trial) -> str:
