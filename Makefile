@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
   $$p -c '$(NEW_ENOUGH)' 2>/dev/null && { echo $$p; break; }; done)
 CONSTRAINTS ?= constraints.txt
 WORKERS ?= 2
-DRAWS ?= 400
+DRAWS ?= 20
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS)
 
 .PHONY: help demo test conformance nightly format readme clean
@@ -16,7 +16,7 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS)
 help:
 	@echo "make demo         calibrate, quantize and check a digit classifier, LiteRT included; writes demo_out/"
 	@echo "make test         ruff, mypy and the tests (QSIM_MODELS=<folder of real models> adds those that need them)"
-	@echo "make conformance  the generated single-op models, many more draws"
+	@echo "make conformance  all generated single-op models, more draws"
 	@echo "make nightly      everything, the long runs included"
 	@echo "make format       lay out the code; make readme: rewrite the README's generated table; make clean: remove .venv and caches"
 
@@ -29,10 +29,10 @@ test: $(READY)
 	$(PYTEST)
 
 conformance: $(READY)
-	$(PYTEST) --draws $(DRAWS) tests/test_conformance.py
+	$(PYTEST) --rows all --draws $(DRAWS) tests/test_conformance.py
 
 nightly: $(READY)
-	$(PYTEST) --draws $(DRAWS) -m "nightly or not nightly"
+	$(PYTEST) --rows all --draws $(DRAWS) -m "nightly or not nightly"
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

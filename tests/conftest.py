@@ -24,8 +24,8 @@ _counts: Counter[str] = Counter()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    usual = 200 if os.environ.get("QSIM_CONFORMANCE") == "full" else 20
-    parser.addoption("--draws", type=int, default=usual, help="quantization draws per generated shape (QSIM_CONFORMANCE=full: 200)")
+    parser.addoption("--draws", type=int, default=10, help="quantization draws per generated shape")
+    parser.addoption("--rows", choices=("some", "all"), default="some", help="generated shapes: one per op, types and flavour, or all")
 
 
 @pytest.fixture(scope="session")

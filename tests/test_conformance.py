@@ -45,7 +45,12 @@ def _stored(y: np.ndarray, kind: str) -> np.ndarray:
     return y.astype(kind) if kind == "int64" else y  # carried in 32 bits inside
 
 
-@pytest.mark.parametrize("row", [_marked(r) for r in ROWS])
+def pytest_generate_tests(metafunc):
+    if "row" in metafunc.fixturenames:
+        chosen = ROWS if metafunc.config.getoption("--rows") == "all" else generate.some(ROWS)
+        metafunc.parametrize("row", [_marked(r) for r in chosen])
+
+
 def test_integer_kernel_equals_litert(row, request, oracle, record_property):
     run, elements, draws = Shared(row.flavour), 0, row.draws(request.config.getoption("--draws"))
     for draw in range(draws):
@@ -72,5 +77,7 @@ def same(mine: np.ndarray, theirs: np.ndarray, trial: generate.Trial) -> None:
         raise AssertionError(f"{trial}: {len(wrong)} of {mine.size} differ (index, ours, LiteRT's): {first}\n{generate.describe(trial)}")
 
 
-def test_a_default_run_makes_3000_draws(request):
-    assert sum(r.draws(request.config.getoption("--draws")) for r in ROWS) >= 3000
+def test_a_default_run_reaches_every_kernel_with_3000_draws(request):
+    some = generate.some(ROWS)
+    assert {(r.op.name, r.types) for r in some} == {(r.op.name, r.types) for r in ROWS}
+    assert sum(r.draws(request.config.getoption("--draws")) for r in some) >= 3000
