@@ -81,7 +81,7 @@ class Rule:
     static: positions whose values are needed on the host. prepared: positions whose constants the plan turns into leaves itself
     (run receives None there).
     versions: type of the data -> op version to stamp (the lowest that fits, never above the reference resolver's ceiling).
-    keep_float: never quantized (its output feeds shapes, or it converts).
+    keep_float: never quantized (its output feeds shapes, it converts, or LiteRT's kernel stops or errs at some parameters or codes).
     state: positions of variable tensors that the op replaces; `real` and `run` return their new values after the outputs.
     """
 

@@ -93,6 +93,7 @@ FIXED_OPTIONS: Mapping[str, tuple[str, ...]] = {
 
 RESCALES = (("CONCATENATION", "uint8"),)  # kernels that take inputs of other scales, though the rule ties them for quantizing
 CENTERED = ("EMBEDDING_LOOKUP",)  # zero points are 0
+REAL_TOO = ("DIV", "HARD_SWISH", "SQUARED_DIFFERENCE", "SQRT", "RSQRT")  # never quantized, but float models have them
 NO_REFERENCE = ("ELU", "CEIL", "ROUND")  # ops the reference resolver does not know
 NONZERO = ("DIV", "FLOOR_DIV", "FLOOR_MOD")  # ops whose second operand is never 0
 POSITIVE = ("LOG", "SQRT", "RSQRT", "POW")  # ops whose float data must be above 0

@@ -135,7 +135,7 @@ def _step(net: Net, rng: np.random.Generator, alive: list[int], float_ops: bool)
         return _move(net, rng, x)
     if kind == "mean" or not float_ops:
         return net.mean(x)
-    return net.one(str(rng.choice(["EXP", "ABS", "NEG", "SQUARE"])), x)
+    return net.one(str(rng.choice(["SIN", "COS", "NEG", "SQUARE"])), x)
 
 
 def _move(net: Net, rng: np.random.Generator, x: int) -> int:

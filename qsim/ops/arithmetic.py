@@ -137,7 +137,7 @@ OPS = (
     Op(
         "SQUARED_DIFFERENCE",
         _real(lambda a, b: (a - b) * (a - b)),
-        Rule(data=(0, 1)),
+        Rule(data=(0, 1), keep_float=True),
         (Kernel(("int8", "int8"), ("int8",), FLAVOURS, _plan_squared, _run_squared),),
         _PLAIN,
         host=True,

@@ -135,7 +135,7 @@ OPS = (
     Op(
         "HARD_SWISH",
         _real_hard_swish,
-        Rule(versions={"float32": 1, "int8": 1}),
+        Rule(versions={"float32": 1, "int8": 1}, keep_float=True),
         each(("int8", "uint8"), _T, _T, _plan_codes(_hard_swish, "16-bit fixed point, as a table"), _run_table),
         UNARY,
     ),
@@ -149,14 +149,14 @@ OPS = (
     Op(
         "SQRT",
         _where_positive(jnp.sqrt, 0.0),
-        Rule(),
+        Rule(keep_float=True),
         each(("int8", "int16"), _T, _T, _plan_codes(_sqrt, "float32 root, truncated, as a table"), _run_table),
         UNARY,
     ),
     Op(
         "RSQRT",
         _where_positive(jax.lax.rsqrt, float(np.finfo(np.float32).max)),
-        Rule(),
+        Rule(keep_float=True),
         (
             *each(("int8",), _T, _T, _plan_codes(_rsqrt, "fixed-point root, as a table"), _run_table),
             Kernel(("int16",), ("int16",), FLAVOURS, _plan_rsqrt16, _run_table),
