@@ -6,7 +6,9 @@ from importlib import import_module
 
 from ..op import Op
 
-FAMILIES = ("linear", "elementwise", "activation", "pooling", "reduction", "movement", "shape", "convert", "resize", "products")
+FAMILIES = (
+    "linear", "products", "elementwise", "activation", "pooling", "neighbours", "reduction", "movement", "shape", "convert", "resize",
+)  # fmt: skip
 
 
 def _load() -> dict[str, Op]:
