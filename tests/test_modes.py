@@ -35,10 +35,15 @@ def ids(rows):
 # float ---------------------------------------------------------------
 
 
+DEFECTS = {("LOCAL_RESPONSE_NORMALIZATION", "reference"): "the reference kernel leaves out the last channel of the neighbourhood"}
+
+
 @pytest.mark.parametrize("flavour", ["xnnpack", "reference"])
 @pytest.mark.parametrize("row", ids(generate.float_rows(REGISTRY, "xnnpack")))
-def test_float_mode_is_close_to_litert(row, flavour, oracle):
+def test_float_mode_is_close_to_litert(row, flavour, oracle, request):
     """Within 1e-6 of the largest value (at least 2: sums are larger than what a clamp leaves of them)."""
+    if (row.op.name, flavour) in DEFECTS:
+        request.applymarker(pytest.mark.xfail(strict=True, reason=DEFECTS[row.op.name, flavour]))
     trial = generate.float_trial(row, 0)
     flavour = "builtin" if row.op.name in domains.NO_REFERENCE and flavour == "reference" else flavour
     theirs = oracle.run(to_bytes(trial.model), trial.inputs, flavour)

@@ -9,7 +9,8 @@ from ..op import Op
 FAMILIES = (
     "linear", "elementwise", "activation", "pooling", "reduction", "movement", "shape", "convert",
     "resize", "recurrent", "lstm", "products", "slicing", "blocks", "filling", "choosing",
-    "lookup", "arithmetic", "compare", "softmax", "tables", "unary", "normalize",
+    "lookup", "arithmetic", "compare", "softmax", "tables", "unary", "normalize", "neighbours",
+)  # fmt: skip
 )  # fmt: skip
 
 

@@ -60,12 +60,13 @@ def _reduce_axis(x: jax.Array, axis: int, size: int, stride: int, out: int, fill
     return functools.reduce(function, (lax.slice_in_dim(x, i, i + last, stride, axis) for i in range(size)))
 
 
-def _sum(options: Options, x: jax.Array) -> jax.Array:
+def window_sums(options: Options, x: jax.Array) -> jax.Array:
+    """Sum of every window of x (n, h, w, c); padding counts as zero."""
     return _reduce(options, x, 0, lax.add)
 
 
 def _real_average(options: Options, x: jax.Array) -> jax.Array:
-    y = _sum(options, x) / jnp.asarray(window_sizes(options, x.shape).astype(x.dtype))
+    y = window_sums(options, x) / jnp.asarray(window_sizes(options, x.shape).astype(x.dtype))
     return activate(options.get("fused_activation_function", "NONE"), y)
 
 
@@ -84,7 +85,7 @@ def _run_average(options: Options, static: tuple, leaves: Leaves, x: jax.Array) 
     No rescale: input and output are taken to share their parameters. *Shapes*: (n, h, w, c) -> (n, h', w', c).
     *Restates*: AVERAGE_POOL_2D of LiteRT, the same in every flavour (XNNPACK does not take it).
     """
-    total, n = _sum(options, x.astype(np.int32)), window_sizes(options, x.shape)
+    total, n = window_sums(options, x.astype(np.int32)), window_sizes(options, x.shape)
     n = n.flat[0] if (n == n.flat[0]).all() else n  # one divisor for all: the compiler multiplies instead
     half = n // np.int32(2)
     mean = lax.div(total + jnp.where(total > 0, half, -half), jnp.broadcast_to(n, total.shape))
