@@ -7,10 +7,9 @@ from importlib import import_module
 from ..op import Op
 
 FAMILIES = (
-    "linear", "elementwise", "activation", "pooling", "reduction", "movement", "shape", "convert",
-    "resize", "recurrent", "lstm", "products", "slicing", "blocks", "filling", "choosing",
-    "lookup", "arithmetic", "compare", "softmax", "tables", "unary", "normalize", "neighbours",
-)  # fmt: skip
+    "linear", "products", "elementwise", "arithmetic", "compare", "activation", "softmax", "tables",
+    "unary", "normalize", "pooling", "neighbours", "reduction", "movement", "slicing", "blocks",
+    "filling", "choosing", "lookup", "shape", "convert", "resize", "recurrent", "lstm",
 )  # fmt: skip
 
 
