@@ -86,3 +86,25 @@ def test_an_index_outside_is_an_error_with_its_place(index, oracle):
     with pytest.raises(BadData, match="outside axis 0"):
         REGISTRY["GATHER"].real(Options(axis=0), np.arange(4), np.array(index))
     assert read(to_bytes(gather([0, 3])))
+
+
+BAD_PARTS = [
+    ("SPLIT", {"num_splits": 2}, [i32(0), np.arange(5, dtype=i32)], [(2,), (2,)]),
+    ("SPLIT_V", {"num_splits": 2}, [np.arange(5, dtype=i32), np.array([2, 2], i32), i32(0)], [(2,), (2,)]),
+    ("SPLIT_V", {"num_splits": 2}, [np.arange(5, dtype=i32), np.array([7, -1], i32), i32(0)], [(7,), (0,)]),
+    ("SLICE", {}, [np.arange(6, dtype=i32), np.array([2], i32), np.array([5], i32)], [(4,)]),
+    ("SLICE", {}, [np.arange(6, dtype=i32), np.array([-2], i32), np.array([1], i32)], [(1,)]),
+]
+
+
+@pytest.mark.parametrize("name, options, values, shapes", [pytest.param(*c, id=f"{c[0]}-{i}") for i, c in enumerate(BAD_PARTS)])
+def test_parts_that_do_not_fit_are_refused(name, options, values, shapes, oracle):
+    arrays = [np.asarray(v) for v in values]
+    tensors = [Tensor(i, f"x{i}", a.shape, str(a.dtype), None, a) for i, a in enumerate(arrays)]
+    tensors += [Tensor(len(arrays) + i, f"y{i}", shape, "int32") for i, shape in enumerate(shapes)]
+    outputs = tuple(range(len(arrays), len(tensors)))
+    model = Model((Graph(tuple(tensors), (Node(0, name, tuple(range(len(arrays))), outputs, Options(options), 2),), (), outputs),))
+    with pytest.raises(OracleFailed):
+        oracle.run(to_bytes(model), [])
+    with pytest.raises(Invalid, match=name):
+        build(model)

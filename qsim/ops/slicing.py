@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import Invalid
 from ..graph import Options
 from ..op import Case, Op, Rule
 from .copying import WHOLE, copies
@@ -22,6 +23,8 @@ def _cut(x: Any, axis: int, sizes: Sequence[int]) -> tuple[Any, ...]:
 def _split(options: Options, axis: Any, x: Any) -> tuple[Any, ...]:
     """num_splits equal pieces. *Restates*: SPLIT of LiteRT and XNNPACK."""
     axis, count = int(np.ravel(axis)[0]), max(int(options.get("num_splits", 1)), 1)
+    if x.shape[axis] % count:
+        raise Invalid(f"SPLIT: axis {axis} of size {x.shape[axis]} has no {count} equal pieces")
     return _cut(x, axis, [x.shape[axis] // count] * count)
 
 
@@ -29,6 +32,8 @@ def _split_v(options: Options, x: Any, sizes: Any, axis: Any) -> tuple[Any, ...]
     """Pieces of the given sizes; one -1 takes what is left. *Restates*: SPLIT_V of LiteRT."""
     axis, wanted = int(np.ravel(axis)[0]), np.ravel(sizes).tolist()
     rest = x.shape[axis] - sum(n for n in wanted if n != -1)
+    if min(wanted, default=0) < -1 or wanted.count(-1) > 1 or (rest < 0 if -1 in wanted else rest):
+        raise Invalid(f"SPLIT_V: pieces {wanted} do not make up axis {axis} of size {x.shape[axis]}")
     return _cut(x, axis, [rest if n == -1 else n for n in wanted])
 
 
@@ -41,6 +46,8 @@ def _unpack(options: Options, x: Any) -> tuple[Any, ...]:
 def _slice(options: Options, x: Any, begin: Any, size: Any) -> Any:
     """`size` elements from `begin` of every axis, -1 for all that follow. *Restates*: SLICE of LiteRT and XNNPACK."""
     starts, sizes = np.ravel(begin).tolist(), np.ravel(size).tolist()
+    if any(a < 0 or n < -1 or a + max(n, 0) > size for a, n, size in zip(starts, sizes, x.shape, strict=True)):
+        raise Invalid(f"SLICE: begin {starts} with size {sizes} leaves the shape {x.shape}")
     return x[tuple(slice(a, None if n == -1 else a + n) for a, n in zip(starts, sizes, strict=True))]
 
 
