@@ -138,10 +138,12 @@ def defined(op: str, flavour: str, type_name: str, x: np.ndarray, zero: int = 0)
 
 
 def other_options(op: str, options: Mapping, rng: Rng, types: tuple[str, ...] = ()) -> dict:
-    """The same option fields with values drawn from ALTERNATIVES. Only int8 FULLY_CONNECTED takes TANH, LiteRT refuses others."""
+    """The same option fields with values drawn from ALTERNATIVES. TANH: not for float data by integer weights, and of
+    FULLY_CONNECTED only int8 takes it (LiteRT refuses others)."""
     free = [k for k in options if k in ALTERNATIVES and k not in FIXED_OPTIONS.get(op, ())]
     drawn = {k: ALTERNATIVES[k][rng.integers(len(ALTERNATIVES[k]))] for k in free}
-    if op == "FULLY_CONNECTED" and types[:2] != ("int8", "int8") and drawn.get("fused_activation_function") == "TANH":
+    without = types[:2] == ("float32", "int8") or (op == "FULLY_CONNECTED" and types[:2] != ("int8", "int8"))
+    if without and drawn.get("fused_activation_function") == "TANH":
         drawn["fused_activation_function"] = "RELU"
     return {**options, **drawn}
 
@@ -320,7 +322,8 @@ def rows(style: str, rng: Rng, shape: tuple[int, ...], samples: int) -> np.ndarr
     steps = np.where(rng.random(x.shape) < 0.3, np.nextafter(steps, rng.choice(np.array([-200, 200, 0], f32), x.shape)), steps)
     least = np.nextafter(f32(0.5), f32(0))
     steps = np.where(rng.random(x.shape) < 0.1, rng.choice(np.array([-least, least]), x.shape), steps)
-    steps[..., 0], steps[..., 1] = 127, rng.choice([-127, -128])
+    ends = steps if shape[-1] > 1 else steps.reshape(samples, -1)
+    ends[..., 0], ends[..., 1] = 127, rng.choice([-127, -128])
     return (steps * 2.0 ** rng.integers(-6, 2)).astype(f32)
 
 

@@ -330,7 +330,9 @@ def _hybrid(row: Row, style: str, rng: np.random.Generator) -> _Drawn:
     rule, case, ins = row.op.rule, row.case, row.types[0]
     x, w, b, axis = rule.data[0], rule.weights, rule.bias, rule.weight_axis
     shape = case.inputs[w]  # type: ignore[index]
-    channels = shape[axis] if rng.random() < 0.6 else 1  # type: ignore[index]
+    grouped = case.inputs[x][-1] != shape[-1]  # type: ignore[index]
+    whole = not grouped and row.op.name != "DEPTHWISE_CONV_2D"  # else LiteRT wants a scale per channel
+    channels = 1 if whole and rng.random() < 0.4 else shape[axis]  # type: ignore[index]
     kinds = ("int8", ins[w], "int8")  # type: ignore[index]
     drawn = domains.linear(style, rng, shape, axis, kinds, bias="", channels=channels)  # type: ignore[arg-type]
     q = _qparams(drawn.weight_scale, np.zeros(channels, np.int64), ins[w], axis)  # type: ignore[index,arg-type]

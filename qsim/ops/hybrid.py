@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .. import dot, fixed
-from ..errors import Unsupported
+from ..errors import Invalid, Unsupported
 from ..graph import Options
 from ..op import Plan, Site
 from .common import activate
@@ -126,3 +127,77 @@ def dense_run(options: Options, how: str, leaves: dict[str, Any], x: Any, *_: An
         return activate(options.fused_activation_function, fixed.fma(acc * q.scale, scale, bias))
     product = fixed.clamp(acc * (q.scale * scale), f32(-3e38), f32(3e38))
     return activate(options.fused_activation_function, bias + product)
+
+
+class Sums(NamedTuple):
+    """How a convolution quantizes its data and multiplies the scales. by: "image", or "pixel" (over the channels).
+
+    order: "fma" (acc s) s_w + bias, the last two steps rounded once; "joint" acc (s s_w) + bias; "weights" (acc s_w) s + bias;
+    "mixed" that for whole groups of 4 channels, (acc s) s_w + bias for the rest.
+    """
+
+    quantizer: str
+    order: str
+    by: str = "image"
+
+
+def conv_plan(site: Site, flavour: str) -> Plan:
+    """As `dense_plan` with a scale per image; XNNPACK per pixel where the window is one pixel with stride 1.
+
+    *Restates*: EvalHybrid and EvalHybridPerChannel of CONV_2D of the LiteRT kernels, XNNPACK's qd8-f32-qc8w convolution.
+    *Differs*: with one scale, or equal ones, the LiteRT kernels quantize symmetrically.
+    """
+    w, options = np.transpose(weights_of(site), (1, 2, 3, 0)), site.options
+    leaves = _leaves(site, w, 0)
+    if flavour == "xnnpack":
+        one = w.shape[:2] == (1, 1) and (options.stride_h, options.stride_w) == (1, 1)
+        how = Sums("dynamic", "fma", "pixel" if one else "image")
+        return Plan(how, leaves, NOTES[how.quantizer])
+    grouped = site.inputs[0].shape[3] != w.shape[2]  # type: ignore[union-attr]
+    if grouped:
+        _require_per_channel(site, w.shape[3])
+    if len(set(leaves["scale"].tolist())) == 1 and not grouped:
+        how = Sums("symmetric", "joint")
+    else:
+        how = Sums("asymmetric", "weights" if flavour == "reference" or grouped else "joint")
+    return Plan(how, leaves, NOTES[how.quantizer])
+
+
+def depthwise_plan(site: Site, flavour: str) -> Plan:
+    """As `conv_plan`, always with a zero point. *Restates*: EvalHybridPerChannel of DEPTHWISE_CONV_2D; XNNPACK has no such kernel."""
+    how, w = Sums("asymmetric", "joint" if flavour == "reference" else "mixed"), np.transpose(weights_of(site), (1, 2, 0, 3))
+    _require_per_channel(site, w.shape[3])
+    return Plan(how, _leaves(site, w, 3), NOTES[how.quantizer])
+
+
+def _require_per_channel(site: Site, count: int) -> None:
+    found = np.size(site.inputs[1].qparams.scale)  # type: ignore[union-attr]
+    if found != count:
+        raise Invalid(
+            "one scale for all weights of channels on their own", where=site.where, found=found, expected=count,
+            hint="LiteRT refuses such a file",
+        )  # fmt: skip
+
+
+def images(options: Options, how: Sums, leaves: dict[str, Any], x: Any, product: Any) -> Any:
+    """The result of a convolution. product(x, bias, zero): the int32 sums of int8 x, padded with `zero`."""
+    q = QUANTIZERS[how.quantizer](x if how.by == "pixel" else x.reshape(x.shape[0], -1))
+    none = jnp.zeros(leaves["scale"].shape, np.int32)
+    if how.by == "pixel":
+        zero, s, acc = q.zero, q.scale, product(q.codes, none, np.int8(0))
+    else:
+        zero, s = (v.reshape(-1, 1, 1, 1) for v in (q.zero, q.scale))
+        each = jax.vmap(lambda c, z: product(c[None], none, z)[0])
+        acc = each(q.codes.reshape(x.shape), q.zero[:, 0].astype(np.int8))
+    scale, bias, sums = (leaves[k].reshape(1, 1, 1, -1) for k in ("scale", "bias", "sums"))
+    return activate(options.fused_activation_function, _scaled(how.order, (acc - zero * sums).astype(f32), s, scale, bias))
+
+
+def _scaled(order: str, acc: Any, s: Any, scale: Any, bias: Any) -> Any:
+    if order == "fma":
+        return fixed.fma(acc * s, scale, bias)
+    y = acc * (s * scale) if order == "joint" else (acc * scale) * s
+    if order == "mixed":
+        channels = acc.shape[-1]
+        y = jnp.where((jnp.arange(channels) < channels // 4 * 4).reshape(1, 1, 1, -1), y, (acc * s) * scale)
+    return fixed.clamp(y, f32(-3e38), f32(3e38)) + bias

@@ -64,6 +64,12 @@ def conv_run(options: Options, how: Rescale, leaves: dict[str, Any], x: Any, *_:
     return finish(how, leaves, accumulate(how, leaves, x, lambda x, bias, zero: dot.conv(x, w, bias, window, zero)))
 
 
+def conv_hybrid_run(options: Options, how: Any, leaves: dict[str, Any], x: Any, *_: Any) -> Any:
+    w = leaves["weights"]
+    window = _window(options, x, w, x.shape[3] // w.shape[2])
+    return hybrid.images(options, how, leaves, x, lambda x, bias, zero: dot.conv(x, w, bias, window, zero))
+
+
 # DEPTHWISE_CONV_2D --------------------------------------------------
 
 
@@ -91,6 +97,12 @@ def depthwise_run(options: Options, how: Rescale, leaves: dict[str, Any], x: Any
     w = leaves["weights"]
     window = _window(options, x, w, x.shape[3])
     return finish(how, leaves, accumulate(how, leaves, x, lambda x, bias, zero: dot.depthwise(x, w, bias, window, zero)))
+
+
+def depthwise_hybrid_run(options: Options, how: Any, leaves: dict[str, Any], x: Any, *_: Any) -> Any:
+    w = leaves["weights"]
+    window = _window(options, x, w, x.shape[3])
+    return hybrid.images(options, how, leaves, x, lambda x, bias, zero: dot.depthwise(x, w, bias, window, zero))
 
 
 # FULLY_CONNECTED ----------------------------------------------------
@@ -185,14 +197,14 @@ OPS = (
         "CONV_2D",
         conv_real,
         Rule(data=(0,), weights=1, weight_axis=0, bias=2, prepared=(1, 2), versions={"float32": 1, "int8": 3, "uint8": 1, "int16": 4}),
-        _kernels(conv_plan, conv_run, (*ROWS, SHORT_BIAS)),
+        (*_kernels(conv_plan, conv_run, (*ROWS, SHORT_BIAS)), *_kernels(hybrid.conv_plan, conv_hybrid_run, (HYBRID,))),
         CONV_CASES,
     ),
     Op(
         "DEPTHWISE_CONV_2D",
         depthwise_real,
         Rule(data=(0,), weights=1, weight_axis=3, bias=2, prepared=(1, 2), versions={"float32": 1, "int8": 3, "uint8": 1, "int16": 5}),
-        _kernels(depthwise_plan, depthwise_run, ROWS),
+        (*_kernels(depthwise_plan, depthwise_run, ROWS), *_kernels(hybrid.depthwise_plan, depthwise_hybrid_run, (HYBRID,))),
         DEPTHWISE_CASES,
     ),
     Op(
