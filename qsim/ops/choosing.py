@@ -114,13 +114,7 @@ OPS = (
             name,
             real,
             Rule(static=(1,)),
-            tuple(
-                kernel
-                for kind in ("int32", "int64")
-                for kernel in copies(
-                    real, ("float32", "int8", "uint8", "int16", "int32", "bool"), ("T", "int32|int64"), (kind,), static=(1,)
-                )
-            ),
+            tuple(kernel for kind in ("int32", "int64") for kernel in copies(real, RANKED, ("T", "int32|int64"), (kind,), static=(1,))),
             (_argued((1, 4, 7), -1, "int32"), _argued((2, 37), 1, "int64"), _argued((3, 4, 2), 0, "int32")),
             host=True,
         )
