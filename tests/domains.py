@@ -86,6 +86,7 @@ ALTERNATIVES: Mapping[str, tuple] = {
 }
 FIXED_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "CONCATENATION": ("fused_activation_function",),  # the kernels take NONE only
+    "L2_NORMALIZATION": ("fused_activation_function",),
     "FULLY_CONNECTED": ("keep_num_dims",),  # depends on the shapes of the case
     "TRANSPOSE_CONV": ("padding", "stride_h", "stride_w"),  # likewise
 }

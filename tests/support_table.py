@@ -27,12 +27,16 @@ def _line(cells) -> str:
 def _types(op: Op, flavour: str) -> str:
     if not op.kernels:
         return "on shapes only" if op.host else ""
-    return ", ".join(dict.fromkeys(_kind(k) for k in op.kernels if flavour in k.flavours))
+    return ", ".join(dict.fromkeys(_kind(op, k) for k in op.kernels if flavour in k.flavours))
 
 
-def _kind(kernel: Kernel) -> str:
-    """The type of the data in and out, or "in to out" where they differ."""
-    x, y = kernel.inputs[0].rstrip("*?"), kernel.outputs[0].rstrip("*?")
+def _kind(op: Op, kernel: Kernel) -> str:
+    """The type of the data in and out, "in to out" where they differ, "in x weights" where the weights have another."""
+    data = op.rule.data[0] if op.rule.data and not isinstance(op.rule.data, str) else 0
+    x, y = kernel.inputs[min(data, len(kernel.inputs) - 1)].rstrip("*?"), kernel.outputs[0].rstrip("*?")
+    w = kernel.inputs[op.rule.weights].rstrip("*?") if op.rule.weights is not None and op.rule.weights < len(kernel.inputs) else x
+    if w != x:
+        return f"{x} x {w}"
     return (x if x == y else f"{x} to {y}").replace("|", " or ")
 
 
