@@ -80,7 +80,7 @@ class Function:
 
     def apply(self, params: Params, *inputs: Any) -> Any:
         """Outputs (a tuple, exactly the file's shapes) for one invocation; with taps (outputs, {tensor index: array}). Pure."""
-        return self.step(params, params["state"], *inputs)[0]
+        return self.step(params, params.get("state", {}), *inputs)[0]
 
     def init(self) -> dict[str, Any]:
         """The state before the first invocation: {variable: array}; empty for models without variables."""
