@@ -41,6 +41,8 @@ def _exp_of_negative(a: np.ndarray, bits: int) -> np.ndarray:
     for k, power in _POWERS:
         if bits > k:
             result = np.where(rest >> (fraction + k) & 1, _mul(result, shift_away_host(power, 16)), result)
+    if bits > 5:
+        result = np.where(a < -(1 << (fraction + 5)), 0, result)
     return np.where(a == 0, 32767, result)
 
 

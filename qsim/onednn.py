@@ -97,7 +97,7 @@ def _ruled(plain: Callable[..., Any], call: Callable[..., Any], pays: Callable[.
     return differentiable
 
 
-# A call costs 10 to 20 us besides its work (the weights are laid out anew each time).
+# A call costs 10 to 20 us besides its work (a convolution lays its weights out anew each time).
 
 
 def _conv_pays(how: Window, x: Any, w: Any, *_: Any) -> bool:

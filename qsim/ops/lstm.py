@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .. import dot, fixed
+from .. import dot, fixed, fixed16
 from ..errors import Unsupported
 from ..graph import Options
 from ..op import Kernel, Op, Plan, Rule, Site
@@ -66,74 +66,9 @@ def lstm_real(options: Options, x: Any, *more: Any) -> tuple[Any, Any, Any]:
     return _over_time(options, x, step, (at[HIDDEN], at[CELL]))
 
 
-# 16-bit fixed point: a number a with b integer bits stands for a / 2^(15 - b). Whole tables, on the host. ----------------------
-
-
-def _half_away(x: Any, divisor: int) -> Any:
-    return np.sign(x) * ((np.abs(x) + divisor // 2) // divisor)
-
-
-def _wrap(x: Any) -> Any:
-    return (x + 2**15) % 2**16 - 2**15
-
-
-def _clip(x: Any) -> Any:
-    return np.clip(x, -(2**15), 2**15 - 1)
-
-
-def _multiply(a: Any, b: Any) -> Any:
-    return (a * b + 2**14) >> 15
-
-
-def _constant(c: int) -> int:
-    return int(_half_away(np.int64(c), 2**16))
-
-
-def _exp_of_negative(a: Any, bits: int) -> Any:
-    """exp of a <= 0 with `bits` integer bits, as a fraction of 2^15. *Restates*: gemmlowp's exp_on_negative_values, 16 bits."""
-    point = 15 - bits
-    quarter = 1 << (point - 2)
-    rest = (a & (quarter - 1)) - quarter
-    x = _wrap(_clip(rest << bits) + 2**12)
-    x2 = _multiply(x, x)
-    x3, x4 = _multiply(x2, x), _half_away(_multiply(x2, x2), 4)
-    t = _half_away(_wrap(_multiply(_wrap(x4 + x3), _constant(715827883)) + x2), 2)
-    first = _constant(1895147668)
-    y = _clip(first + _multiply(first, _wrap(x + t)))
-    left = rest - a
-    for k, c in zip(range(-2, 5), (1672461947, 1302514674, 790015084, 290630308, 39332535, 720401, 242), strict=True):
-        if bits > k:
-            y = np.where((left >> (point + k)) & 1, _multiply(y, _constant(c)), y)
-    if bits > 5:
-        y = np.where(a < -(1 << (point + 5)), 0, y)
-    return np.where(a == 0, 2**15 - 1, y)
-
-
-def _newton(a: Any) -> Any:
-    """About 2 / (1 + a) in steps of 2^-13, a a fraction of 2^15."""
-    half = _half_away(a + 2**15 - 1, 2)
-    x = _wrap(_constant(1515870810) + _multiply(half, _constant(-1010580540)))
-    for _ in range(3):
-        x = _wrap(x + _clip(_multiply(x, _wrap(2**13 - _multiply(half, x))) << 2))
-    return x
-
-
-def logistic16() -> np.ndarray:
-    """1 / (1 + exp(-a)) of every int16 with 3 integer bits, as a fraction of 2^15; index a + 2^15. *Restates*: gemmlowp's logistic."""
-    a = np.arange(-(2**15), 2**15, dtype=np.int64)
-    p = _clip(_newton(_exp_of_negative(-np.abs(a), 3)) << 1)
-    return np.where(a > 0, p, np.where(a < 0, 2**15 - 1 - p, 2**14)).astype(np.int16)
-
-
-def tanh16(bits: int) -> np.ndarray:
-    """tanh of every int16 with `bits` integer bits, as a fraction of 2^15; index a + 2^15. *Restates*: gemmlowp's tanh."""
-    a = np.arange(-(2**15), 2**15, dtype=np.int64)
-    t = _clip(_wrap(_newton(_exp_of_negative(-np.abs(a), bits + 1)) - 2**13) << 2)
-    return (np.sign(a) * t).astype(np.int16)
-
-
-def _lookup(table: Any, codes: Any) -> Any:
-    return jnp.take(table, codes.astype(np.int32) + np.int32(2**15), mode="clip")
+def _table(function: Any, bits: int) -> np.ndarray:
+    """`fixed16.logistic` or `tanh` of every int16 with `bits` integer bits; index a + 2^15."""
+    return np.asarray(function(np.arange(-(2**15), 2**15), bits)).astype(np.int16)
 
 
 # the integer kernel ------------------------------------------------------------
@@ -162,8 +97,12 @@ def lstm_plan(site: Site, flavour: str) -> Plan:
     cell_shift = round(math.log2(sc))
     hidden = site.intermediates[4] if len(site.intermediates) > 4 else site.outputs[0]
     s_hidden, z_hidden = affine(site, hidden)
-    leaves: dict[str, Any] = {"hidden_zero_point": np.int32(z_hidden), "logistic": logistic16(), "tanh": tanh16(3)}
-    leaves["cell_tanh"] = tanh16(15 + cell_shift)
+    leaves: dict[str, Any] = {
+        "hidden_zero_point": np.int32(z_hidden),
+        "logistic": _table(fixed16.logistic, 3),
+        "tanh": _table(fixed16.tanh, 3),
+    }
+    leaves["cell_tanh"] = _table(fixed16.tanh, 15 + cell_shift)
     leaves["hidden_multiplier"], leaves["hidden_shift"] = _multiplier(f32(f32(f32(2.0**-15) / s_hidden) * f32(2.0**-15)))
     for g, name in enumerate(GATES):
         if site.inputs[WEIGHTS[g]] is None:
@@ -206,14 +145,17 @@ def lstm_run(options: Options, how: Static, leaves: dict[str, Any], x: Any, *res
 
     def step(state: Any, now: Any) -> tuple[Any, Any]:
         h, c = state
-        forget = _lookup(leaves["logistic"], gate("forget", now, h)).astype(np.int32)
-        into = np.int32(2**15 - 1) - forget if how.cifg else _lookup(leaves["logistic"], gate("input", now, h)).astype(np.int32)
-        new = _lookup(leaves["tanh"], gate("cell", now, h)).astype(np.int32)
+        forget = fixed.lookup(leaves["logistic"], gate("forget", now, h)).astype(np.int32)
+        own = None if how.cifg else fixed.lookup(leaves["logistic"], gate("input", now, h)).astype(np.int32)
+        into = np.int32(2**15 - 1) - forget if own is None else own
+        new = fixed.lookup(leaves["tanh"], gate("cell", now, h)).astype(np.int32)
         kept = _half_away_shift(forget * c.astype(np.int32), 15).astype(np.int32)
         c = _sat16(kept + _half_away_shift(into * new, 30 + how.cell_shift).astype(np.int32))
         c = jnp.clip(c, np.int16(-how.clip), np.int16(how.clip)) if how.clip else c
-        out = _lookup(leaves["logistic"], gate("output", now, h)).astype(np.int32)
-        y = fixed.requantize(out * _lookup(leaves["cell_tanh"], c).astype(np.int32), leaves["hidden_multiplier"], leaves["hidden_shift"])
+        out = fixed.lookup(leaves["logistic"], gate("output", now, h)).astype(np.int32)
+        y = fixed.requantize(
+            out * fixed.lookup(leaves["cell_tanh"], c).astype(np.int32), leaves["hidden_multiplier"], leaves["hidden_shift"]
+        )
         return fixed.store(y, leaves["hidden_zero_point"], np.int32(-128), np.int32(127), np.int8), c
 
     return _over_time(options, x, step, (rest[HIDDEN - 1], rest[CELL - 1]))

@@ -65,21 +65,13 @@ def rescaled(how: Rescale, leaves: Leaves, acc: jax.Array) -> jax.Array:
     if how.rule == "scale":
         return fixed.scale_round(acc, leaves["scale"], zero, low, high, how.type)
     if how.rule == "wide":
-        return fixed.store(_shift_wide(acc, leaves["multiplier"], leaves["right"]), zero, low, high, how.type)
+        return fixed.store(fixed.requantize_wide(acc, leaves["multiplier"], leaves["right"]), zero, low, high, how.type)
     m, e = leaves["multiplier"], leaves["shift"]
     if how.rule == "away":
         return fixed.store(fixed.requantize(acc, m, e), zero, low, high, how.type)
     mask = body(how.shape, 8, how.shape[-1]) if how.rule == "mixed" else body(how.shape, 16)
     up, away = (fixed.requantize(acc, m, e, rounding=r) for r in ("up", "away"))
     return fixed.store(up if mask is None else jnp.where(mask, up, away), zero, low, high, how.type)
-
-
-def _shift_wide(acc: jax.Array, multiplier: Any, right: Any) -> jax.Array:
-    """(acc m + 2^(right-1)) >> right of int64 sums, its low 32 bits. *Restates*: MultiplyByQuantizedMultiplier for 64-bit sums."""
-    with jax.enable_x64(True):
-        last = (1,) * (acc.ndim - 1) + (-1,)
-        m, r = (lax.convert_element_type(jnp.asarray(v, np.int32), np.int64).reshape(last) for v in (multiplier, right))
-        return lax.convert_element_type((acc * m + (np.int64(1) << (r - np.int64(1)))) >> r, np.int32)
 
 
 # ---------------------------------------------------------------- TRANSPOSE_CONV
