@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from qsim.function import Function, host_values
+from qsim.function import Function
 from qsim.graph import Graph, Model
+from qsim.program import host_values
 
 from . import statistics as st
 from .feeding import Batch, ports

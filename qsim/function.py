@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -12,33 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import onednn
-from .checks.indices import require_inside
-from .errors import BadData, QsimError, Unsupported
-from .graph import Graph, Model, Node, QParams, Tensor
+from .errors import BadData, Unsupported
+from .graph import Graph, Model, Tensor
 from .hoist import split
-from .op import FLAVOURS, Op, Plan, Site, site
-from .ops import REGISTRY
-from .snap import dequantize, snap
-from .state import OPS as STATE_OPS
-from .state import handles, initial, variables
+from .op import FLAVOURS
+from .program import Params, Program, assemble, stored_constant
+from .state import initial
 from .types import TYPES
 
 MODES = ("float", "fake", "integer")
-jax.tree_util.register_dataclass(QParams, data_fields=["scale", "zero_point", "low", "high"], meta_fields=["axis"])
-
-Params = dict[str, dict[Any, Any]]
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """One op, ready to run: `call(leaves, *inputs)` on arrays; `host` are inputs known on the host, by position."""
-
-    node: Node
-    call: Callable[..., Any]
-    host: Mapping[int, Any]
-    static: Any = None
-    note: str = ""
-    state: tuple[int, ...] = ()  # positions of variable tensors that it replaces
 
 
 def build(model: Model, mode: str = "integer", flavour: str = "xnnpack", *, taps: Any = None) -> Function:
@@ -57,8 +38,8 @@ class Function:
     """A model as a pure JAX function of (params, inputs). See `build`.
 
     `params`: float and fake {"constants": {tensor: array}, "qparams": {tensor: QParams}}; integer {"plans": {op: leaves},
-    "constants": {tensor: array}}; both "state": {variable: the value it starts with}. `micro_batch`: samples that `batch` runs at
-    once on a CPU.
+    "constants": {tensor: array}}; both "state": {variable: the value it starts with}, and "graphs": {op: {role: such parameters}} of
+    the graphs that IF, WHILE and composites run. `micro_batch`: samples that `batch` runs at once on a CPU.
 
     Models with variables: a call and every sample of a batch start from the initial state; `step` and `sequence` carry it on.
     """
@@ -66,10 +47,8 @@ class Function:
     def __init__(self, model: Model, mode: str, flavour: str, taps: Any = None):
         self.model, self.mode, self.flavour = model, mode, flavour
         self.graph = model.graph
-        self.steps, params = _assemble(model, mode, flavour)
-        self.params: Params = jax.tree.map(jnp.asarray, params)
+        self.program, self.params = _assembled(model, mode, flavour)
         self.taps = _taps(self.graph, taps)
-        self._handles, self._variables = handles(self.graph), variables(self.graph)
         self.micro_batch = _micro_batch(self.graph)
         self.jitted = jax.jit(self.apply)
         self._scanned = jax.jit(self._scan)
@@ -88,30 +67,8 @@ class Function:
 
     def step(self, params: Params, state: Mapping[str, Any], *inputs: Any) -> tuple[Any, dict[str, Any]]:
         """(what `apply` gives, the next state) for one invocation from a state. Pure."""
-        state = dict(state)
-        define = self._snapped(params) if self.mode == "fake" else lambda index, value: value
-        env: dict[int, Any] = {t: define(t, x) for t, x in zip(self.graph.inputs, inputs, strict=True)}
-        constants = params["constants"]
-        env |= {t: state[name] for t, name in self._variables.items()}
-        for step in self.steps:
-            if step.node.op == "READ_VARIABLE":
-                env[step.node.outputs[0]] = state[self._handles[step.node.inputs[0]]]
-                continue
-            if step.node.op == "ASSIGN_VARIABLE":
-                state[self._handles[step.node.inputs[0]]] = _fetch(step.node.inputs[1], env, constants, define)
-                continue
-            ins = [_operand(step, p, t, env, constants, define) for p, t in enumerate(step.node.inputs)]
-            outs = step.call(params.get("plans", {}).get(step.node.index, {}), *ins)
-            outs = outs if isinstance(outs, tuple) else (outs,)
-            for t, y in zip((*step.node.outputs, *(step.node.inputs[p] for p in step.state)), outs, strict=True):
-                env[t] = define(t, y)
-        state |= {name: env[t] for t, name in self._variables.items()}
-        outputs = tuple(_fetch(t, env, constants, define) for t in self.graph.outputs)
+        outputs, env, state = self.program.run(params, state, inputs)
         return outputs if self.taps is None else (outputs, {t: env[t] for t in self.taps if t in env}), state
-
-    def _snapped(self, params: Params) -> Callable[[int, Any], Any]:
-        qparams = params["qparams"]
-        return lambda index, value: snap(value, qparams[index]) if index in qparams else value
 
     # the border
 
@@ -184,14 +141,14 @@ class Function:
 
         Raises: Unsupported naming the first op whose static part differs (it would need a compile of its own).
         """
-        steps, params = _assemble(model, self.mode, self.flavour)
-        for mine, other in zip(self.steps, steps, strict=True):
-            if mine.static != other.static or mine.node.op != other.node.op:
+        program, params = _assembled(model, self.mode, self.flavour)
+        for node, mine, other in zip(self.graph.nodes, *(_by_node(p) for p in (self.program, program)), strict=True):
+            if mine != other:
                 raise Unsupported(
-                    "another static plan", where=f"op {mine.node.index} {mine.node.op}", found=other.static, expected=mine.static,
+                    "another static plan", where=f"op {node.index} {node.op}", found=other, expected=mine,
                     hint="Build a function of its own for this model",
                 )  # fmt: skip
-        return jax.tree.map(jnp.asarray, params)
+        return params
 
     def _paired(self, inputs: Sequence[Any]) -> Iterator[tuple[Any, Tensor]]:
         if len(inputs) != len(self.graph.inputs):
@@ -232,161 +189,22 @@ class Function:
         return y.astype(TYPES[t.type].dtype) if TYPES[t.type].dtype and not self._is_real(t) else y
 
 
-# ---------------------------------------------------------------- assembling
+def _assembled(model: Model, mode: str, flavour: str) -> tuple[Program, Params]:
+    program, params = assemble(model, model.graph, mode, flavour)
+    params["state"] = {name: stored_constant(t, value, mode) for name, (t, value) in initial(model).items()}
+    missing = sorted(program.reads - params["state"].keys())
+    if missing:
+        raise Unsupported(f"variable {missing[0]!r} has no starting value", where=model.path)
+    return program, jax.tree.map(jnp.asarray, params)
 
 
-def _assemble(model: Model, mode: str, flavour: str) -> tuple[list[Step], Params]:
-    graph = model.graph
-    known = host_values(graph)
-    steps: list[Step] = []
-    params: Params = {"constants": {}, "state": {name: _constant(t, value, mode) for name, (t, value) in initial(model).items()}}
-    params["plans" if mode == "integer" else "qparams"] = {}
-    faults: list[str] = []
-    for node in graph.nodes:
-        if node.outputs and all(t in known for t in node.outputs):
-            continue
-        where = site(graph, node, known)
-        if node.op in STATE_OPS:
-            steps += [Step(node, lambda *_: None, {})] if node.op in ("READ_VARIABLE", "ASSIGN_VARIABLE") else []
-            if node.op == "ASSIGN_VARIABLE":
-                _add_constants(params["constants"], steps[-1], Op(node.op, lambda *_: None), where, mode, False)
-            continue
-        try:
-            op = REGISTRY.get(node.op)
-            if op is None:
-                raise Unsupported(f"op {node.op} is not known", where=where.where)
-            require_inside(where)
-            step, plan = _integer_step(op, where, flavour) if mode == "integer" else (_real_step(op, where, mode), None)
-        except QsimError as fault:
-            faults.append(str(fault))
-            continue
-        steps.append(step)
-        if plan is not None:
-            params["plans"][node.index] = dict(plan.leaves)
-        _add_constants(params["constants"], step, op, where, mode, plan is not None)
-    if faults:
-        raise Unsupported(f"{len(faults)} op(s) cannot run in {mode} mode:\n  " + "\n  ".join(faults), where=model.path)
-    for t in graph.outputs:
-        if t in known or graph.tensors[t].is_constant:
-            params["constants"][t] = _constant(graph.tensors[t], known.get(t, graph.tensors[t].data), mode)
-    if mode == "fake":
-        params["qparams"] = _fake_qparams(graph, params["constants"], steps)
-    return steps, params
+def _by_node(program: Program) -> Iterator[Any]:
+    """What selects the code of each node of a graph; None where nothing runs."""
+    found = {s.node.index: (s.node.op, s.static) for s in program.steps}
+    return (found.get(n.index) for n in program.graph.nodes)
 
 
-def _real_step(op: Op, where: Site, mode: str) -> Step:
-    options = where.node.real_options
-    host = {p: where.values[p] for p in _static_positions(op, where)}
-    return Step(where.node, lambda leaves, *xs: op.real(options, *xs), host, (options, _shapes(host)), state=op.rule.state)
-
-
-def _integer_step(op: Op, where: Site, flavour: str) -> tuple[Step, Plan | None]:
-    """A kernel where the node has integer tensors with parameters, else (float nodes, shape arithmetic) the real function."""
-    tensors = (*where.inputs, *where.outputs)
-    if not any(t is not None and _stores_codes(t) for t in tensors):
-        return _real_step(op, where, "integer"), None
-    kernel = op.kernel(where, flavour)
-    static_positions = _static_positions(op, where)
-    plan = kernel.plan(where, flavour)
-    options = where.options
-    hidden = {p: None for p in (*static_positions, *op.rule.prepared) if p < len(where.inputs)}
-    call = functools.partial(_run_kernel, kernel.run, options, plan.static)
-    return Step(where.node, call, hidden, (options, plan.static), plan.note, op.rule.state), plan  # type: ignore[arg-type]
-
-
-def _run_kernel(run: Callable[..., Any], options: Any, static: Any, leaves: Any, *inputs: Any) -> Any:
-    return run(options, static, leaves, *inputs)
-
-
-def _static_positions(op: Op, where: Site) -> list[int]:
-    """Positions of the inputs that are needed on the host. Raises: Unsupported where such a value is computed from data."""
-    needed = [p for p in op.rule.static if p < len(where.inputs) and where.inputs[p] is not None]
-    for p in needed:
-        if where.values[p] is None:
-            name = where.inputs[p].name  # type: ignore[union-attr]
-            raise Unsupported(f"input {p} ({name!r}) depends on data, but it fixes a shape", where=where.where)
-    return needed
-
-
-def _shapes(host: Mapping[int, Any]) -> tuple:
-    return tuple((p, np.asarray(v).tobytes()) for p, v in sorted(host.items()))
-
-
-def _add_constants(constants: dict[int, Any], step: Step, op: Op, where: Site, mode: str, kernel: bool) -> None:
-    for p, t in enumerate(where.inputs):
-        if t is None or p in step.host or where.values[p] is None:
-            continue
-        if not (kernel and p in op.rule.prepared):
-            constants[t.index] = _constant(t, where.values[p], mode)
-
-
-def _constant(t: Tensor, value: Any, mode: str) -> np.ndarray:
-    """A constant as the function carries it: real where it has parameters (not in integer mode), 64-bit integers in 32 bits."""
-    value = np.asarray(value)
-    if mode != "integer" and t.is_constant and _stores_codes(t):
-        return dequantize(value, t.qparams)  # type: ignore[arg-type]
-    if value.dtype in (np.int64, np.uint64):
-        if value.size and (value.max() > 2**31 - 1 or value.min() < -(2**31)):
-            raise Unsupported(f"constant {t.name!r} has values beyond 32 bits", found=int(np.abs(value).max()))
-        return value.astype(np.int32)
-    return value
-
-
-def _fake_qparams(graph: Graph, constants: Mapping[int, Any], steps: Sequence[Step]) -> dict[int, QParams]:
-    """Parameters of every tensor to snap: graph inputs, op outputs and the constants in use that have them."""
-    defined = [*graph.inputs, *(t for s in steps for t in s.node.outputs), *constants]
-    return {t: _carried(q) for t in defined if (q := graph.tensors[t].qparams) is not None and _stores_codes(graph.tensors[t])}
-
-
-def _carried(q: QParams) -> QParams:
-    return QParams(
-        np.asarray(q.scale, np.float32), np.asarray(q.zero_point).astype(np.int32), np.int32(q.low), np.int32(q.high), q.axis
-    )  # fmt: skip
-
-
-def host_values(graph: Graph) -> dict[int, np.ndarray]:
-    """Values of computed tensors that do not depend on data: shape arithmetic and dequantized constants, evaluated in numpy."""
-    known: dict[int, np.ndarray] = {}
-    for node in graph.nodes:
-        op = REGISTRY.get(node.op)
-        if op is None or not op.host or any(_stores_codes(graph.tensors[t]) for t in node.outputs):
-            continue
-        where = site(graph, node, known)
-        if node.op in ("SHAPE", "RANK"):
-            shape = where.inputs[0].shape  # type: ignore[union-attr]
-            known[node.outputs[0]] = np.asarray(shape if node.op == "SHAPE" else len(shape), TYPES[where.outputs[0].type].dtype)
-        elif node.inputs and all(v is not None or t is None for v, t in zip(where.values, where.inputs, strict=True)):
-            ins = [_host_operand(t, v) for t, v in zip(where.inputs, where.values, strict=True)]
-            require_inside(where)
-            out = op.real(node.real_options, *ins)
-            outs = out if isinstance(out, tuple) else (out,)
-            known.update({t: np.asarray(y, TYPES[graph.tensors[t].type].dtype) for t, y in zip(node.outputs, outs, strict=True)})
-    return known
-
-
-def _stores_codes(t: Tensor) -> bool:
-    """A quantized tensor: its value is a kernel's business, not the real function's."""
-    return t.qparams is not None and t.type != "float32"
-
-
-def _host_operand(t: Tensor | None, value: Any) -> Any:
-    real = t is not None and t.is_constant and _stores_codes(t)
-    return dequantize(value, t.qparams) if real else value  # type: ignore[union-attr,arg-type]
-
-
-def _operand(step: Step, position: int, t: int, env: Mapping[int, Any], constants: Mapping[int, Any], define: Callable) -> Any:
-    if t < 0:
-        return None
-    if position in step.host:
-        return step.host[position]
-    return _fetch(t, env, constants, define)
-
-
-def _fetch(t: int, env: Mapping[int, Any], constants: Mapping[int, Any], define: Callable) -> Any:
-    return env[t] if t in env else define(t, constants[t])
-
-
-# ---------------------------------------------------------------- small numbers
+# small numbers --------------------------------------------------------
 
 
 def _taps(graph: Graph, taps: Any) -> tuple[int, ...] | None:

@@ -205,6 +205,13 @@ class Graph:
         return replace(self, **changes)
 
 
+def _renumbered(node: Node, order: list[int]) -> Node:
+    """The node with its options that name graphs (`..._subgraph_index`, `..._subgraph_indices`) in another order of the graphs."""
+    changed = {k: order[v] for k, v in node.options.items() if k.endswith("subgraph_index") and 0 <= v < len(order)}
+    changed |= {k: tuple(order[i] for i in v) for k, v in node.options.items() if k.endswith("subgraph_indices")}
+    return node.but(options=node.options.but(**changed)) if any(node.options[k] != v for k, v in changed.items()) else node
+
+
 @dataclass(frozen=True, eq=False)
 class Model:
     """A loaded .tflite. Frozen and safe to share between threads. `graphs[0]` is the primary graph.
@@ -230,6 +237,21 @@ class Model:
         """True if any computed tensor of the primary graph is stored as integers with quantization parameters."""
         g = self.graph
         return any(g.tensors[t].qparams is not None and g.tensors[t].type != "float32" for n in g.nodes for t in n.outputs)
+
+    def select(self, key: str | int) -> Model:
+        """The model with another graph as the primary one: the graph of signature `key`, or graph number `key`.
+
+        The two graphs change places in the file, and what refers to them follows, so that every function of qsim (run, certify,
+        calibrate, quantize, save) works on the chosen one. *Raises*: BadRange where there is no such signature or graph.
+        """
+        found = [s["graph"] for s in self.signatures if s["key"] == key] if isinstance(key, str) else [key]
+        if not found or not 0 <= found[0] < len(self.graphs):
+            known = ", ".join(repr(s["key"]) for s in self.signatures) or "no signatures"
+            raise BadRange(f"no signature or graph {key!r}", expected=f"{known}, or a number below {len(self.graphs)}")
+        order = list(range(len(self.graphs)))
+        order[0], order[found[0]] = found[0], 0  # its own inverse
+        graphs = tuple(self.graphs[i].but(nodes=tuple(_renumbered(n, order) for n in self.graphs[i].nodes)) for i in order)
+        return self.but(graphs=graphs, signatures=tuple({**s, "graph": order[s["graph"]]} for s in self.signatures))
 
     def function(self, mode: str = "integer", flavour: str = "xnnpack", *, taps: Any = None) -> Function:
         """The model as a pure JAX function; see `qsim.function.build`."""

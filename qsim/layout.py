@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .control import OPS as CONTROL_OPS
 from .graph import Graph, Model, Node
 from .op import Op, Rule
 from .scheme import INT8, Scheme
@@ -72,7 +73,7 @@ def tied(node: Node) -> bool:
 
 def known_values(graph: Graph) -> dict[int, np.ndarray]:
     """float32 tensors whose values need no data: constants, widened float16 constants, and what the graph computes from constants."""
-    from .function import host_values
+    from .program import host_values
 
     known = {t.index: t.data for t in graph.tensors if t.type == "float32" and t.data is not None}
     for node in graph.nodes:
@@ -93,6 +94,8 @@ def why_float(graph: Graph, node: Node, values: Mapping[int, np.ndarray], scheme
     op = REGISTRY.get(node.op)
     if node.outputs and all(t in values for t in node.outputs):
         return "its result does not depend on data"
+    if node.op in CONTROL_OPS:
+        return "it runs other graphs"
     if op is None:
         return f"{node.op} is not known"
     if op.rule.keep_float:

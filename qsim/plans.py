@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .control import OPS as CONTROL_OPS
 from .errors import BadRecipe, QsimError
 from .graph import Graph, Model, Node, Tensor
 from .op import FLAVOURS, Op, Site, site
@@ -128,7 +129,7 @@ def explain(model: Model, op: int | None = None, flavour: str = "xnnpack") -> Ex
     nodes = model.graph.nodes
     if op is not None and not 0 <= op < len(nodes):
         raise BadRecipe(f"no op {op}", expected=f"0 to {len(nodes) - 1}", hint="`qsim inspect` lists the ops")
-    from .function import host_values
+    from .program import host_values
 
     known = host_values(model.graph)
     chosen = nodes if op is None else (nodes[op],)
@@ -144,6 +145,9 @@ def _explained(graph: Graph, node: Node, known: Mapping[int, np.ndarray], flavou
         return OpPlan(*facts, HOST)
     if node.op in STATE_OPS:
         return OpPlan(*facts, "a variable: its value is carried from invocation to invocation")
+    if node.op in CONTROL_OPS:
+        called = ", ".join(f"{role} {node.options[option]}" for role, option in CONTROL_OPS[node.op].items())
+        return OpPlan(*facts, f"runs other graphs: {called}; model.select(number) to see their plans")
     if record is None:
         return OpPlan(*facts, f"op {node.op} is not known")
     if not any(t is not None and t.qparams is not None and t.type != "float32" for t in (*where.inputs, *where.outputs)):

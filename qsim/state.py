@@ -31,7 +31,7 @@ def initial(model: Model) -> dict[str, tuple[Tensor, np.ndarray]]:
     """Variable name -> (the constant it starts with, as a tensor with its parameters; its stored value): what CALL_ONCE assigns;
     variable tensors start with zero, int8 ones with their zero point.
 
-    *Raises*: Unsupported where a starting value is computed rather than constant, or a variable is read that never got one.
+    *Raises*: Unsupported where a starting value is computed rather than constant.
     """
     found: dict[str, tuple[Tensor, np.ndarray]] = {}
     for once in (n for n in model.graph.nodes if n.op == "CALL_ONCE"):
@@ -48,8 +48,4 @@ def initial(model: Model) -> dict[str, tuple[Tensor, np.ndarray]]:
         zero = int(np.ravel(t.qparams.zero_point)[0]) if t.qparams is not None and t.type == "int8" else 0
         value = np.full(t.shape, zero, TYPES[t.type].dtype)
         found[name] = t.but(data=value), value
-    names = handles(model.graph)
-    for node in (n for n in model.graph.nodes if n.op == "READ_VARIABLE"):
-        if names[node.inputs[0]] not in found:
-            raise Unsupported(f"variable {names[node.inputs[0]]!r} has no starting value", where=f"op {node.index} {node.op}")
     return found

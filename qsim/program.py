@@ -1,0 +1,263 @@
+"""One graph, assembled for a mode and a flavour: its steps in order, ready to run on JAX arrays, and their parameters."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from . import control
+from .checks.indices import require_inside
+from .errors import QsimError, Unsupported
+from .graph import Graph, Model, Node, QParams, Tensor
+from .op import Op, Plan, Site, site
+from .ops import REGISTRY
+from .snap import dequantize, snap
+from .state import OPS as STATE_OPS
+from .state import handles, variables
+from .types import TYPES
+
+jax.tree_util.register_dataclass(QParams, data_fields=["scale", "zero_point", "low", "high"], meta_fields=["axis"])
+
+Params = dict[str, dict[Any, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One op, ready to run: `call(leaves, *inputs)` on arrays; `host` are inputs known on the host, by position.
+
+    control: for ops that run other graphs, in place of `call`.
+    """
+
+    node: Node
+    call: Callable[..., Any]
+    host: Mapping[int, Any]
+    static: Any = None
+    note: str = ""
+    state: tuple[int, ...] = ()  # positions of variable tensors that it replaces
+    control: control.Control | None = None
+
+
+class Program:
+    """The steps of a graph, and where its variables lie. Holds no parameters; pure."""
+
+    def __init__(self, graph: Graph, steps: Sequence[Step], mode: str):
+        self.graph, self.steps, self.mode = graph, tuple(steps), mode
+        self._handles, self._variables = handles(graph), variables(graph)
+
+    @property
+    def static(self) -> tuple:
+        """What selects its code: equal for two programs that can share a compile."""
+        return tuple((s.node.op, s.static) for s in self.steps)
+
+    @property
+    def reads(self) -> set[str]:
+        """Names of the resource variables it reads, called graphs included."""
+        own = {self._handles[s.node.inputs[0]] for s in self.steps if s.node.op == "READ_VARIABLE"}
+        return own.union(*(p.reads for s in self.steps if s.control is not None for p in s.control.programs.values()))
+
+    def run(
+        self, params: Params, state: Mapping[str, Any], inputs: Sequence[Any]
+    ) -> tuple[tuple[Any, ...], dict[int, Any], dict[str, Any]]:
+        """(outputs, {tensor index: array} of all inputs and computed tensors, the next state)."""
+        state, constants = dict(state), params["constants"]
+        define = self._snapped(params) if self.mode == "fake" else lambda index, value: value
+        env: dict[int, Any] = {t: define(t, x) for t, x in zip(self.graph.inputs, inputs, strict=True)}
+        env |= {t: state[name] for t, name in self._variables.items()}
+        for step in self.steps:
+            node = step.node
+            if node.op == "READ_VARIABLE":
+                env[node.outputs[0]] = state[self._handles[node.inputs[0]]]
+                continue
+            if node.op == "ASSIGN_VARIABLE":
+                state[self._handles[node.inputs[0]]] = _fetch(node.inputs[1], env, constants, define)
+                continue
+            ins = [_operand(step, p, t, env, constants, define) for p, t in enumerate(node.inputs)]
+            if step.control is not None:
+                outs, state = step.control.run(params["graphs"][node.index], state, ins)
+            else:
+                outs = step.call(params.get("plans", {}).get(node.index, {}), *ins)
+            outs = outs if isinstance(outs, tuple) else (outs,)
+            for t, y in zip((*node.outputs, *(node.inputs[p] for p in step.state)), outs, strict=True):
+                env[t] = define(t, y)
+        state |= {name: env[t] for t, name in self._variables.items()}
+        return tuple(_fetch(t, env, constants, define) for t in self.graph.outputs), env, state
+
+    def _snapped(self, params: Params) -> Callable[[int, Any], Any]:
+        qparams = params["qparams"]
+        return lambda index, value: snap(value, qparams[index]) if index in qparams else value
+
+
+def _operand(step: Step, position: int, t: int, env: Mapping[int, Any], constants: Mapping[int, Any], define: Callable) -> Any:
+    if t < 0:
+        return None
+    if position in step.host:
+        return step.host[position]
+    return _fetch(t, env, constants, define)
+
+
+def _fetch(t: int, env: Mapping[int, Any], constants: Mapping[int, Any], define: Callable) -> Any:
+    return env[t] if t in env else define(t, constants[t])
+
+
+# assembling -----------------------------------------------------------
+
+
+def assemble(model: Model, graph: Graph, mode: str, flavour: str) -> tuple[Program, Params]:
+    """A graph of the model as a program, and its parameters: {"constants", "plans" or "qparams", "graphs"}.
+
+    *Raises*: Unsupported with every op that cannot run.
+    """
+    known = host_values(graph)
+    steps: list[Step] = []
+    params: Params = {"constants": {}, "plans" if mode == "integer" else "qparams": {}, "graphs": {}}
+    faults: list[str] = []
+    for node in graph.nodes:
+        if node.outputs and all(t in known for t in node.outputs):
+            continue
+        where = site(graph, node, known)
+        if node.op in STATE_OPS:
+            steps += [Step(node, lambda *_: None, {})] if node.op in ("READ_VARIABLE", "ASSIGN_VARIABLE") else []
+            if node.op == "ASSIGN_VARIABLE":
+                _add_constants(params["constants"], steps[-1], Op(node.op, lambda *_: None), where, mode, False)
+            continue
+        op = REGISTRY.get(node.op)
+        try:
+            if node.op in control.OPS:
+                step, params["graphs"][node.index] = _control_step(model, where, mode, flavour)
+                op, plan = Op(node.op, lambda *_: None), None
+            elif op is None:
+                raise Unsupported(f"op {node.op} is not known", where=where.where)
+            else:
+                require_inside(where)
+                step, plan = _integer_step(op, where, flavour) if mode == "integer" else (_real_step(op, where, mode), None)
+        except QsimError as fault:
+            faults.append(str(fault))
+            continue
+        steps.append(step)
+        if plan is not None:
+            params["plans"][node.index] = dict(plan.leaves)
+        _add_constants(params["constants"], step, op, where, mode, plan is not None)
+    if faults:
+        raise Unsupported(f"{len(faults)} op(s) cannot run in {mode} mode:\n  " + "\n  ".join(faults), where=model.path)
+    for t in graph.outputs:
+        if t in known or graph.tensors[t].is_constant:
+            params["constants"][t] = stored_constant(graph.tensors[t], known.get(t, graph.tensors[t].data), mode)
+    if mode == "fake":
+        params["qparams"] = _fake_qparams(graph, params["constants"], steps)
+    return Program(graph, steps, mode), params
+
+
+def _control_step(model: Model, where: Site, mode: str, flavour: str) -> tuple[Step, dict[str, Params]]:
+    programs, params = {}, {}
+    for role, graph in control.graphs(model, where).items():
+        try:
+            programs[role], params[role] = assemble(model, graph, mode, flavour)
+        except Unsupported as fault:
+            raise Unsupported(f"its {role} graph: {fault.message}", where=where.where) from None
+    found = control.Control(where, programs, control.passed(model, where))
+    return Step(where.node, lambda *_: None, found.hidden, found.static, control=found), params
+
+
+def _real_step(op: Op, where: Site, mode: str) -> Step:
+    options = where.node.real_options
+    host = {p: where.values[p] for p in _static_positions(op, where)}
+    return Step(where.node, lambda leaves, *xs: op.real(options, *xs), host, (options, _shapes(host)), state=op.rule.state)
+
+
+def _integer_step(op: Op, where: Site, flavour: str) -> tuple[Step, Plan | None]:
+    """A kernel where the node has integer tensors with parameters, else (float nodes, shape arithmetic) the real function."""
+    tensors = (*where.inputs, *where.outputs)
+    if not any(t is not None and _stores_codes(t) for t in tensors):
+        return _real_step(op, where, "integer"), None
+    kernel = op.kernel(where, flavour)
+    static_positions = _static_positions(op, where)
+    plan = kernel.plan(where, flavour)
+    options = where.options
+    hidden = {p: None for p in (*static_positions, *op.rule.prepared) if p < len(where.inputs)}
+    call = functools.partial(_run_kernel, kernel.run, options, plan.static)
+    return Step(where.node, call, hidden, (options, plan.static), plan.note, op.rule.state), plan  # type: ignore[arg-type]
+
+
+def _run_kernel(run: Callable[..., Any], options: Any, static: Any, leaves: Any, *inputs: Any) -> Any:
+    return run(options, static, leaves, *inputs)
+
+
+def _static_positions(op: Op, where: Site) -> list[int]:
+    """Positions of the inputs that are needed on the host. Raises: Unsupported where such a value is computed from data."""
+    needed = [p for p in op.rule.static if p < len(where.inputs) and where.inputs[p] is not None]
+    for p in needed:
+        if where.values[p] is None:
+            name = where.inputs[p].name  # type: ignore[union-attr]
+            raise Unsupported(f"input {p} ({name!r}) depends on data, but it fixes a shape", where=where.where)
+    return needed
+
+
+def _shapes(host: Mapping[int, Any]) -> tuple:
+    return tuple((p, np.asarray(v).tobytes()) for p, v in sorted(host.items()))
+
+
+def _add_constants(constants: dict[int, Any], step: Step, op: Op, where: Site, mode: str, kernel: bool) -> None:
+    for p, t in enumerate(where.inputs):
+        if t is None or p in step.host or where.values[p] is None:
+            continue
+        if not (kernel and p in op.rule.prepared):
+            constants[t.index] = stored_constant(t, where.values[p], mode)
+
+
+def stored_constant(t: Tensor, value: Any, mode: str) -> np.ndarray:
+    """A constant as the function carries it: real where it has parameters (not in integer mode), 64-bit integers in 32 bits."""
+    value = np.asarray(value)
+    if mode != "integer" and t.is_constant and _stores_codes(t):
+        return dequantize(value, t.qparams)  # type: ignore[arg-type]
+    if value.dtype in (np.int64, np.uint64):
+        if value.size and (value.max() > 2**31 - 1 or value.min() < -(2**31)):
+            raise Unsupported(f"constant {t.name!r} has values beyond 32 bits", found=int(np.abs(value).max()))
+        return value.astype(np.int32)
+    return value
+
+
+def _fake_qparams(graph: Graph, constants: Mapping[int, Any], steps: Sequence[Step]) -> dict[int, QParams]:
+    """Parameters of every tensor to snap: graph inputs, op outputs and the constants in use that have them."""
+    defined = [*graph.inputs, *(t for s in steps for t in s.node.outputs), *constants]
+    return {t: _carried(q) for t in defined if (q := graph.tensors[t].qparams) is not None and _stores_codes(graph.tensors[t])}
+
+
+def _carried(q: QParams) -> QParams:
+    return QParams(
+        np.asarray(q.scale, np.float32), np.asarray(q.zero_point).astype(np.int32), np.int32(q.low), np.int32(q.high), q.axis
+    )  # fmt: skip
+
+
+def host_values(graph: Graph) -> dict[int, np.ndarray]:
+    """Values of computed tensors that do not depend on data: shape arithmetic and dequantized constants, evaluated in numpy."""
+    known: dict[int, np.ndarray] = {}
+    for node in graph.nodes:
+        op = REGISTRY.get(node.op)
+        if op is None or not op.host or any(_stores_codes(graph.tensors[t]) for t in node.outputs):
+            continue
+        where = site(graph, node, known)
+        if node.op in ("SHAPE", "RANK"):
+            shape = where.inputs[0].shape  # type: ignore[union-attr]
+            known[node.outputs[0]] = np.asarray(shape if node.op == "SHAPE" else len(shape), TYPES[where.outputs[0].type].dtype)
+        elif node.inputs and all(v is not None or t is None for v, t in zip(where.values, where.inputs, strict=True)):
+            ins = [_host_operand(t, v) for t, v in zip(where.inputs, where.values, strict=True)]
+            require_inside(where)
+            out = op.real(node.real_options, *ins)
+            outs = out if isinstance(out, tuple) else (out,)
+            known.update({t: np.asarray(y, TYPES[graph.tensors[t].type].dtype) for t, y in zip(node.outputs, outs, strict=True)})
+    return known
+
+
+def _stores_codes(t: Tensor) -> bool:
+    """A quantized tensor: its value is a kernel's business, not the real function's."""
+    return t.qparams is not None and t.type != "float32"
+
+
+def _host_operand(t: Tensor | None, value: Any) -> Any:
+    real = t is not None and t.is_constant and _stores_codes(t)
+    return dequantize(value, t.qparams) if real else value  # type: ignore[union-attr,arg-type]
