@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from . import options as o
+from .models import load_model
 from .screen import emit, progress, say, table, text
 
 SHOWN = 4  # lines of a cause
@@ -33,6 +34,7 @@ def command(
     input_scale: o.InputScale = None,
     input_offset: o.InputOffset = None,
     force: o.Force = False,
+    signature: o.Signature = None,
     json: o.Json = False,
 ) -> int:
     """Run a model in the installed LiteRT and in integer mode, and compare every tensor: per op on LiteRT's own inputs, and whole graph.
@@ -41,7 +43,6 @@ def command(
     """
     import json as encoder
 
-    from qsim import load
     from qsim.certificate import certify, exit_code
     from qsim.errors import BadRecipe
     from qsim.files import replace_file
@@ -52,7 +53,7 @@ def command(
         raise BadRecipe("--samples must be at least 1", found=samples)
     if output is not None:
         may_write(output, (model, *([data] if data else [])), force)
-    loaded = load(model)
+    loaded = load_model(model, signature)
     inputs = _read(data, loaded, samples, input_scale, input_offset) if data else None
     with progress("comparing", None) as step:
         found = certify(loaded, inputs, flavours=flavour, samples=samples or 16, seed=seed, step=lambda _: step())

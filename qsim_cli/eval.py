@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from . import options as o
+from .models import load_model
 from .screen import emit, say, table, warn
 
 if TYPE_CHECKING:
@@ -36,16 +37,16 @@ def command(
     input_offset: o.InputOffset = None,
     device: o.Device = "auto",
     batch: o.Batch = None,
+    signature: o.Signature = None,
     json: o.Json = False,
 ) -> int:
     """Accuracy of a model on labelled data, and agreement with another model; images/s, compile seconds and peak memory beside."""
     from calibrate.evaluation import accuracy, comparison
-    from qsim import load
 
     from .computing import choose_device
     from .values import Affine
 
-    loaded, other = load(model), None if against is None else load(against)
+    loaded, other = load_model(model, signature), None if against is None else load_model(against, signature)
     affine, kind = Affine(input_scale, input_offset), choose_device(device)
     run = _Run(mode, flavour, batch, affine, data)
     y, labels, cost, told = run(loaded)

@@ -36,6 +36,7 @@ def _value(text: str) -> float:
 
 
 Model = Annotated[Path, Parameter(help="A .tflite file.")]
+Signature = Annotated[str | None, Parameter(help="Which of the file's signatures to work on (default: the primary graph).")]
 Mode = Annotated[
     Literal["float", "fake", "integer"],
     Parameter(help="integer: the codes LiteRT computes; fake: reals on the quantization grid; float: the real function."),

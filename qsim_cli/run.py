@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from . import options as o
+from .models import load_model
 from .screen import cells, emit, say, table, warn
 
 if TYPE_CHECKING:
@@ -34,13 +35,13 @@ def command(
     device: o.Device = "auto",
     batch: o.Batch = None,
     force: o.Force = False,
+    signature: o.Signature = None,
     json: o.Json = False,
 ) -> int:
     """Run a model on samples; writes an .npz with key t<index>, shape (N, *shape).
 
     Values are stored codes in integer mode; in the other modes tensors with quantization parameters are float32 reals.
     """
-    from qsim import load
     from qsim.files import replace_file
 
     from .computing import choose_device, function_of, memory_told, results
@@ -50,7 +51,7 @@ def command(
     from .watch import Watch
 
     may_write(output, (model, data), force)
-    loaded = load(model)
+    loaded = load_model(model, signature)
     samples = read(data, loaded, mode, Affine(input_scale, input_offset))
     for note in samples.notes:
         say(f"note: {note}")
