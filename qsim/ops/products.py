@@ -101,7 +101,7 @@ def _output_size(value: Any) -> tuple[int, ...]:
     return tuple(int(v) for v in np.ravel(value))
 
 
-def _real_transpose_conv(options: Options, size: Any, w: Any, x: Any, bias: Any = None) -> Any:
+def real_transpose_conv(options: Options, size: Any, w: Any, x: Any, bias: Any = None) -> Any:
     """y[n, i s + a - p, j s + b - p, o] = act(sum x[n, i, j, c] w[o, a, b, c] + bias[o]). size: the output's shape."""
     o, kh, kw, c = w.shape
     taps = dot.dense_float(x, jnp.transpose(w, (3, 1, 2, 0)).reshape(c, kh * kw * o)).reshape(*x.shape[:3], kh, kw, o)
@@ -247,7 +247,7 @@ _TRANSPOSE = Rule(
 OPS = (
     Op(
         "TRANSPOSE_CONV",
-        _real_transpose_conv,
+        real_transpose_conv,
         _TRANSPOSE,
         (
             Kernel(("int32", "int8", "int8", "int32?"), ("int8",), FLAVOURS, _plan_transpose_conv, _run_transpose_conv),
