@@ -47,7 +47,8 @@ def certified(path: Path, name: str, samples: int) -> dict[str, Any]:
 def _brief(outcome: dict[str, Any]) -> dict[str, Any]:
     first = next((t for side in ("per_op", "whole") for t in outcome[side] if t["differing"]), None)
     kept = {k: outcome[k] for k in ("status", "elements", "differing", "cause")}
-    return kept | ({"first": first} if first else {})
+    worst = {side: max((t["worst"] for t in outcome[side]), default=0.0) for side in ("per_op", "whole")}
+    return kept | {"worst": worst} | ({"first": first} if first else {})
 
 
 def names(path: Path, root: Path) -> list[str]:

@@ -17,14 +17,19 @@ from .litert import Oracle, cpu_class
 from .op import FLAVOURS
 from .types import TYPES, code_range
 
-REAL_SHARE = 1e-5  # a real may differ from LiteRT's by this share of the largest value of its tensor; integers may not differ
+# A real may differ from LiteRT's by this share of the largest value of its tensor: of one op on the same inputs, and of the whole graph,
+# where differences of earlier ops are carried on. Integers may not differ.
+REAL_SHARE = {"per op": 1e-5, "whole": 1e-4}
 HELD_BYTES = 1 << 28  # intermediates held at once
 STYLES = ("uniform", "saturating", "ties")
 
 
 @dataclass
 class Tally:
-    """One tensor beside LiteRT's: elements compared, elements that differ, the first of them (index, our value, LiteRT's)."""
+    """One tensor beside LiteRT's: elements compared, elements that differ, the first of them (index, our value, LiteRT's).
+
+    share: what a real may differ by, and worst: what one differed by at most, as shares of the largest value of its batch.
+    """
 
     op: int
     kind: str
@@ -33,12 +38,15 @@ class Tally:
     elements: int = 0
     differing: int = 0
     first: dict[str, Any] | None = None
+    share: float = REAL_SHARE["per op"]
+    worst: float = 0.0
 
     def add(self, mine: np.ndarray, theirs: np.ndarray, first_sample: int = 0) -> None:
         """Count two arrays (N, *shape). *Raises*: ValueError where shapes or types differ."""
         if (mine.shape, mine.dtype) != (theirs.shape, theirs.dtype):
             raise ValueError(f"{self.tensor}: {mine.shape} {mine.dtype} against LiteRT's {theirs.shape} {theirs.dtype}")
-        wrong = _differ(mine, theirs)
+        wrong, worst = _differ(mine, theirs, self.share)
+        self.worst = max(self.worst, worst)
         self.elements, self.differing = self.elements + mine.size, self.differing + int(wrong.sum())
         if self.first is None and wrong.any():
             at = tuple(int(i) for i in np.argwhere(wrong)[0])
@@ -46,15 +54,17 @@ class Tally:
             self.first = {"index": index, "qsim": mine[at].item(), "litert": theirs[at].item()}
 
 
-def _differ(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Where two arrays differ; reals: by more than REAL_SHARE of the largest finite value."""
+def _differ(mine: np.ndarray, theirs: np.ndarray, share: float) -> tuple[np.ndarray, float]:
+    """(where two arrays differ, the largest difference of reals as a share of the largest finite value)."""
     if mine.dtype.kind != "f":
-        return mine != theirs
+        return mine != theirs, 0.0
     finite = np.isfinite(theirs)
-    room = REAL_SHARE * float(np.abs(theirs[finite]).max(initial=0.0))
-    with np.errstate(invalid="ignore"):
-        near = np.abs(mine - theirs) <= room
-    return ~(near | (mine == theirs) | (np.isnan(mine) & np.isnan(theirs)))
+    largest = float(np.abs(theirs[finite]).max(initial=0.0))
+    with np.errstate(invalid="ignore", over="ignore"):
+        distance = np.abs(mine - theirs)
+        near = (distance <= share * largest) | (mine == theirs) | (np.isnan(mine) & np.isnan(theirs))
+    both = finite & np.isfinite(mine)
+    return ~near, float(distance[both].max(initial=0.0)) / largest if largest else 0.0
 
 
 @dataclass(frozen=True)
@@ -167,7 +177,7 @@ class Judge:
         self.function = model.function("integer", flavour, taps="all")
         self.ops = {n.index: one.function("integer", flavour) for n in model.graph.nodes if (one := alone(model, n.index)) is not None}
         self.per_op = {t: self._tally(t) for i in self.ops for t in model.graph.nodes[i].outputs}
-        self.whole = {t: self._tally(t) for t in dict.fromkeys((*(self.function.taps or ()), *model.graph.outputs))}
+        self.whole = {t: self._tally(t, "whole") for t in dict.fromkeys((*(self.function.taps or ()), *model.graph.outputs))}
         self.seen = 0
 
     def judge(self, *inputs: np.ndarray) -> None:
@@ -197,10 +207,10 @@ class Judge:
     def _tensor(self, index: int) -> Tensor:
         return self.model.graph.tensors[index]
 
-    def _tally(self, index: int) -> Tally:
+    def _tally(self, index: int, side: str = "per op") -> Tally:
         graph = self.model.graph
         op = graph.producer.get(index, -1)
-        return Tally(op, graph.nodes[op].op if op >= 0 else "input", graph.key(index), graph.tensors[index].type)
+        return Tally(op, graph.nodes[op].op if op >= 0 else "input", graph.key(index), graph.tensors[index].type, share=REAL_SHARE[side])
 
 
 # inputs ---------------------------------------------------------------
