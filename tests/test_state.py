@@ -139,63 +139,6 @@ def test_svdf_equals_litert_in_sequence(seed, oracle):
         assert np.array_equal(fn.batch(x)[0], oracle.run(data, [x], flavour)[5])
 
 
-def lstm(seed: int) -> Model:
-    """A random integer LSTM: sizes, scales, zero points, with or without an input gate, cell clipping and time as first axis."""
-    rng = np.random.default_rng(seed)
-    n, time, k, units = (int(v) for v in rng.integers((1, 1, 1, 1), (4, 6, 12, 9)))
-    major, cifg, shift = bool(seed & 1), bool(seed & 2), int(rng.integers(-12, -8))
-
-    def q(low, high, zero=0):
-        return QParams(np.exp2(rng.uniform(low, high, 1)).astype(np.float32), np.int64([zero]), -128, 127)
-
-    def weights(index, rows, columns):
-        return Tensor(index, f"w{index}", (rows, columns), "int8", q(-9, -5), rng.integers(-128, 128, (rows, columns)).astype(np.int8))
-
-    def bias(index):
-        return Tensor(index, f"b{index}", (units,), "int32", q(-18, -14), rng.integers(-(2**14), 2**14, units).astype(np.int32))
-
-    zero, hidden = int(rng.integers(-128, 128)), q(-8, -6, int(rng.integers(-20, 20)))
-    shape = (time, n) if major else (n, time)
-    cell = QParams(np.float32([2.0**shift]), np.int64([0]), -(2**15), 2**15 - 1)
-    tensors = {0: Tensor(0, "x", (*shape, k), "int8", q(-7, -4, zero)), 24: Tensor(24, "y", (*shape, units), "int8", hidden)}
-    tensors |= {p: weights(p, units, k) for p in (1, 2, 3, 4)} | {p: weights(p, units, units) for p in (5, 6, 7, 8)}
-    tensors |= {p: bias(p) for p in (12, 13, 14, 15)}
-    tensors[18] = Tensor(18, "hidden", (n, units), "int8", hidden, is_variable=True)
-    tensors[19] = Tensor(19, "cell", (n, units), "int16", cell, is_variable=True)
-    tensors |= {p: Tensor(p, f"i{p}", (), "int16", q(-12, -12)) for p in (25, 26, 27, 28)} | {29: Tensor(29, "i29", (), "int8", hidden)}
-    absent = {9, 10, 11, 16, 17, 20, 21, 22, 23} | ({1, 5, 12} if cifg else set())
-    place = {old: new for new, old in enumerate(sorted(t for t in tensors if t not in absent))}
-    options = Options(
-        fused_activation_function="TANH", cell_clip=float(rng.choice([0.0, 0.5])), proj_clip=0.0, time_major=major,
-        asymmetric_quantize_inputs=False, diagonal_recurrent_tensors=False,
-    )  # fmt: skip
-    node = Node(
-        0, "UNIDIRECTIONAL_SEQUENCE_LSTM", tuple(place.get(p, -1) for p in range(24)), (place[24],), options, version=3,
-        intermediates=tuple(place[p] for p in range(25, 30)),
-    )  # fmt: skip
-    kept = tuple(t.but(index=place[p]) for p, t in sorted(tensors.items()) if p in place)
-    return read(to_bytes(Model((Graph(kept, (node,), (place[0],), (place[24],), name="main"),))))
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_lstm_equals_litert_in_sequence(seed, oracle):
-    model = lstm(seed)
-    t = model.graph.tensors[model.graph.inputs[0]]
-    x = np.random.default_rng(seed).integers(-128, 128, (6, *t.shape)).astype(np.int8)
-    data, (y,) = to_bytes(model), model.graph.outputs
-    for flavour in ("xnnpack", "reference", "builtin"):
-        fn = build(model, "integer", flavour)
-        assert np.array_equal(fn.sequence(x)[0], oracle.run(data, [x], flavour, sequence=True)[y])
-        assert np.array_equal(fn.batch(x)[0], oracle.run(data, [x], flavour)[y])
-
-
-def test_an_lstm_with_peepholes_is_refused_by_name():
-    from qsim.ops.lstm import _refuse_extras
-
-    with pytest.raises(Unsupported, match="LSTM with a projection and peepholes"):
-        _refuse_extras(lambda p: p in (9, 16), "op 0")
-
-
 @pytest.mark.models
 @pytest.mark.parametrize("name", ["mnist_lstm_int8", "dtln_noise_suppression_int8"])
 def test_real_recurrent_models_are_exact(name, oracle, models_dir):

@@ -1,4 +1,4 @@
-"""UNIDIRECTIONAL_SEQUENCE_LSTM: its hidden and cell states are variable tensors. Gates in the order input, forget, cell, output."""
+"""UNIDIRECTIONAL_SEQUENCE_LSTM: its hidden and cell states are variable tensors. The integer kernel with 16-bit gates and cell."""
 
 from __future__ import annotations
 
@@ -11,59 +11,148 @@ import numpy as np
 from jax import lax
 
 from .. import dot, fixed, fixed16
-from ..errors import Unsupported
+from ..errors import Invalid, Unsupported
 from ..graph import Options
-from ..op import Kernel, Op, Plan, Rule, Site
-from .common import activate, affine
+from ..op import FLAVOURS, Kernel, Op, Plan, Rule, Site
+from .common import affine
+from .inverse_sqrt import inverse_sqrt
+from .lstm_cell import CELL, GATES, INPUT, cell_of, over_time, step
 
 f32 = np.float32
-GATES = ("input", "forget", "cell", "output")
-WEIGHTS, RECURRENT, BIAS = (1, 2, 3, 4), (5, 6, 7, 8), (12, 13, 14, 15)  # positions, gate by gate; 1, 5 and 12 are absent in CIFG
-EXTRAS = {9: "peepholes", 10: "peepholes", 11: "peepholes", 16: "a projection", 17: "a projection"}
-EXTRAS |= dict.fromkeys((20, 21, 22, 23), "layer normalization")
-HIDDEN, CELL = 18, 19
+WEIGHTS, RECURRENT, PEEPHOLES, BIAS, PROJECTION, NORMS = 1, 5, 9, 12, 16, 20
+HIDDEN_STATE, CELL_STATE = 18, 19
+Leaves = dict[str, Any]
 
 
-def _refuse_extras(present: Any, where: str) -> None:
-    found = sorted({what for p, what in EXTRAS.items() if present(p)})
-    if found:
-        raise Unsupported(f"LSTM with {' and '.join(found)}", where=where)
+def lstm_real(options: Options, *at: Any) -> tuple[Any, Any, Any]:
+    """(every h, last h, last c) of `lstm_cell.step` over x (n, time, k), or (time, n, k) where time_major."""
+    cell = cell_of(at, norm=NORMS)
 
-
-def _over_time(options: Options, x: Any, step: Any, state: tuple[Any, Any]) -> tuple[Any, Any, Any]:
-    """`step((h, c), x_t) -> (h, c)` over x (n, time, k), or (time, n, k): (all h, last h, last c)."""
-    xs = x if options.time_major else jnp.swapaxes(x, 0, 1)
-
-    def one(carry: Any, now: Any) -> tuple[Any, Any]:
-        h, c = step(carry, now)
+    def one(state: Any, now: Any) -> Any:
+        h, c = step(options, cell, state, now)
         return (h, c), h
 
-    (h, c), ys = lax.scan(one, state, xs)
-    return (ys if options.time_major else jnp.swapaxes(ys, 0, 1)), h, c
+    ys, (h, c) = over_time(one, (at[HIDDEN_STATE], at[CELL_STATE]), at[0], time_major=options.time_major)
+    return ys, h, c
 
 
-def lstm_real(options: Options, x: Any, *more: Any) -> tuple[Any, Any, Any]:
-    """c = clip(sigmoid(F) c + sigmoid(I) act(G)), h = sigmoid(O) act(c), each gate W x_t + R h + b; without input weights sigmoid(I) is
-    1 - sigmoid(F). x: (n, time, k), or (time, n, k) where time_major. Returns (every h, last h, last c). *Raises*: Unsupported for
-    peepholes, projection and layer normalization.
+# the integer kernel ------------------------------------------------------------
+
+
+class Static(NamedTuple):
+    """gates: which there are. peephole, norm, projection: whether."""
+
+    gates: tuple[str, ...]
+    peephole: bool
+    norm: bool
+    projection: bool
+
+
+def lstm_plan(site: Site, flavour: str) -> Plan:
+    """v = sat16(requantize(sum (x - z_x) W + b, f32(f32(s_W s_x) / s_g))); v = sat16(v + requantize(sum (h - z_h) R, f32(f32(s_R s_h) /
+    s_g))); v = sat16(v + requantize(c P, f32(s_c s_P / s_g))); s_g = 2^-12, with layer normalization (`_normalize`, where b is added) the
+    scale of the gate's intermediate. c' = sat16(half_away(forget c / 2^15) + half_away(input cell / 2^(30 + log2 s_c))), clipped; t =
+    output tanh(c') with logistic and tanh in 16-bit fixed point. h' = sat8(requantize(t, f32(2^-30 / s_hidden)) + z_hidden), or with a
+    projection u = sat8(requantize(t) - z_hidden), h' = sat8(requantize(sum u P + b_P + z_hidden sum P, f32(f32(s_P s_hidden) / s_h)) +
+    z_h), clipped in codes.
+
+    *Domain*: int8 x, weights and hidden state, int16 cell state, peepholes and norms; the cell's scale is a power of two; no more
+    outputs than cells (the kernels write past their scratch).
+    *Restates*: LstmStepInteger8x8_16 of the LiteRT kernels, one code in every flavour. The minus before z_hidden is theirs, and so is
+    the span of the peepholes: the first n_output of every n_output cells, counted through the batch.
     """
-    at = (x, *more)
-    _refuse_extras(lambda p: p < len(at) and at[p] is not None, "UNIDIRECTIONAL_SEQUENCE_LSTM")
+    present = tuple(g for g in range(4) if site.inputs[WEIGHTS + g] is not None)
+    how = Static(
+        tuple(GATES[g] for g in present), _input(site, PEEPHOLES + 2) is not None, _input(site, NORMS + 1) is not None,
+        _input(site, PROJECTION) is not None,
+    )  # fmt: skip
+    leaves: Leaves = {"logistic": _table(fixed16.logistic, 3), "tanh": _table(fixed16.tanh, 3)}
+    for g in present:
+        leaves |= {f"{GATES[g]}_{k}": v for k, v in _gate_leaves(site, how, g).items()}
+    return Plan(how, leaves | _cell_leaves(site) | _output_leaves(site, how), "16-bit fixed-point gates; two fixed-point roundings")
 
-    def step(state: Any, now: Any) -> tuple[Any, Any]:
-        h, c = state
 
-        def gate(g: int) -> Any:
-            sums = dot.dense_float(now, jnp.asarray(at[WEIGHTS[g]]).T) + dot.dense_float(h, jnp.asarray(at[RECURRENT[g]]).T)
-            return dot.add_bias(sums, at[BIAS[g]])
+def _input(site: Site, p: int) -> Any:
+    return site.inputs[p] if p < len(site.inputs) else None
 
-        forget = jax.nn.sigmoid(gate(1))
-        into = f32(1) - forget if at[WEIGHTS[0]] is None else jax.nn.sigmoid(gate(0))
-        c = forget * c + into * activate(options.fused_activation_function, gate(2))
-        c = jnp.clip(c, -options.cell_clip, options.cell_clip) if options.cell_clip > 0 else c
-        return jax.nn.sigmoid(gate(3)) * activate(options.fused_activation_function, c), c
 
-    return _over_time(options, x, step, (at[HIDDEN], at[CELL]))
+def _value(site: Site, p: int) -> np.ndarray:
+    value = site.values[p]
+    if value is None:
+        raise Unsupported("weights are computed, not constant", where=site.where)
+    return value.astype(np.int64)
+
+
+def _gate_leaves(site: Site, how: Static, g: int) -> Leaves:
+    scale = affine(site, site.intermediates[g])[0] if how.norm else f32(2.0**-12)
+    (sx, zx), (sh, zh) = (affine(site, site.inputs[p]) for p in (0, HIDDEN_STATE))
+    w, r, bias = (_value(site, p + g) for p in (WEIGHTS, RECURRENT, BIAS))
+    sw, sr = (affine(site, site.inputs[p + g])[0] for p in (WEIGHTS, RECURRENT))
+    inside = 0 if how.norm else bias.reshape(-1)
+    leaves: Leaves = {
+        "weights": w.T.astype(np.int8), "bias": (inside - zx * w.sum(1)).astype(np.int32),
+        "recurrent": r.T.astype(np.int8), "offset": (-zh * r.sum(1)).astype(np.int32),
+    }  # fmt: skip
+    leaves |= _multiplier("", f32(f32(sw * sx) / scale)) | _multiplier("recurrent_", f32(f32(sr * sh) / scale))
+    if how.peephole and g != CELL:
+        at = PEEPHOLES + min(g, 2)
+        leaves["peephole"] = _peephole(site, _value(site, at))
+        leaves |= _multiplier("peephole_", f32(2.0 ** _cell_shift(site) * np.float64(affine(site, site.inputs[at])[0]) / np.float64(scale)))
+    if how.norm:
+        s = affine(site, site.inputs[NORMS + g])[0]
+        leaves |= {"norm": _value(site, NORMS + g).astype(np.int32), "norm_bias": bias.reshape(-1).astype(np.int32)}
+        leaves |= _multiplier("norm_", s) | {"guard": np.int32(max(1, int(f32(10000) * s)))}
+        leaves["norm_shift"] = leaves["norm_shift"] + np.int32(12)
+    return leaves
+
+
+def _peephole(site: Site, weights: np.ndarray) -> np.ndarray:
+    """(rows, n_cell) weights of the rows that the kernel takes at once: repeated every n_output elements, 0 behind rows * n_output."""
+    n_output, rows = site.outputs[0].shape[-1], site.outputs[0].shape[-2] if site.options.get("time_major", True) else 1
+    at = np.arange(rows * weights.size)
+    return np.where(at < rows * n_output, weights[at % n_output], 0).astype(np.int32).reshape(rows, -1)
+
+
+def _cell_shift(site: Site) -> int:
+    """log2 of the cell's scale. Raises: Invalid where that is not whole, to a thousandth (LiteRT refuses such files)."""
+    exact = math.log2(affine(site, site.inputs[CELL_STATE])[0])
+    if abs(exact - round(exact)) >= 1e-3:
+        raise Invalid("the scale of the cell state is no power of two", where=site.where, found=2.0**exact)
+    return round(exact)
+
+
+def _cell_leaves(site: Site) -> Leaves:
+    s, shift = affine(site, site.inputs[CELL_STATE])[0], _cell_shift(site)
+    clip = min(int(f32(site.options.cell_clip) / s), 2**15 - 1) if site.options.cell_clip > 0 else 0
+    return {
+        "state_tanh": _table(fixed16.tanh, 15 + shift), "state_right": np.int32(30 + shift),
+        "state_low": np.int32(-clip if clip else -(2**15)), "state_high": np.int32(clip or 2**15 - 1),
+    }  # fmt: skip
+
+
+def _output_leaves(site: Site, how: Static) -> Leaves:
+    if len(site.intermediates) != 5:
+        raise Unsupported("an integer LSTM without its five intermediate tensors", where=site.where, found=len(site.intermediates))
+    s, zero = affine(site, site.intermediates[4])
+    leaves = _multiplier("hidden_", f32(2.0**-15 / np.float64(s) * 2.0**-15))
+    if not how.projection:
+        return leaves | {"hidden_zero_point": np.int32(zero)}
+    w, (sh, zh) = _value(site, PROJECTION), affine(site, site.inputs[HIDDEN_STATE])
+    if w.shape[0] > w.shape[1]:
+        raise Unsupported("a projection to more outputs than cells", where=site.where, found=w.shape[0], expected=f"at most {w.shape[1]}")
+    bias = 0 if _input(site, PROJECTION + 1) is None else _value(site, PROJECTION + 1).reshape(-1)
+    clip = min(int(f32(site.options.proj_clip) / affine(site, site.outputs[0])[0]), 127) if site.options.proj_clip > 0 else 0
+    bias = (bias + zero * w.sum(1)).astype(np.int32)
+    leaves |= _multiplier("projection_", f32(f32(affine(site, site.inputs[PROJECTION])[0] * s) / sh))
+    return leaves | {
+        "hidden_zero_point": np.int32(-zero), "projection": w.T.astype(np.int8), "projection_bias": bias,
+        "zero_point": np.int32(zh), "low": np.int32(-clip if clip else -128), "high": np.int32(clip or 127),
+    }  # fmt: skip
+
+
+def _multiplier(name: str, real: Any) -> Leaves:
+    m, e = fixed.quantize_multiplier(np.float64(real))
+    return {f"{name}multiplier": np.int32(m[0]), f"{name}shift": np.int32(e[0])}
 
 
 def _table(function: Any, bits: int) -> np.ndarray:
@@ -71,108 +160,89 @@ def _table(function: Any, bits: int) -> np.ndarray:
     return np.asarray(function(np.arange(-(2**15), 2**15), bits)).astype(np.int16)
 
 
-# the integer kernel ------------------------------------------------------------
+def lstm_run(options: Options, how: Static, leaves: Leaves, x: Any, *rest: Any) -> tuple[Any, Any, Any]:
+    def one(state: Any, now: Any) -> Any:
+        h, c = integer_step(how, leaves, now, *state)
+        return (h, c), h
+
+    ys, (h, c) = over_time(one, (rest[HIDDEN_STATE - 1], rest[CELL_STATE - 1]), x, time_major=options.time_major)
+    return ys, h, c
 
 
-class Static(NamedTuple):
-    """cifg: no input gate of its own. cell_shift: the cell's scale is 2^cell_shift. clip: steps of the cell, 0 for none."""
+def integer_step(how: Static, leaves: Leaves, x: Any, h: Any, c: Any) -> tuple[Any, Any]:
+    """(next h, next c): see `lstm_plan`."""
 
-    cifg: bool
-    cell_shift: int
-    clip: int
+    def logistic(name: str, c: Any) -> Any:
+        return fixed.lookup(leaves["logistic"], _gate(how, leaves, name, x, h, c)).astype(np.int32)
+
+    forget = logistic("forget", c)
+    into = logistic("input", c) if GATES[INPUT] in how.gates else np.int32(2**15 - 1) - forget
+    new = fixed.lookup(leaves["tanh"], _gate(how, leaves, "cell", x, h, c)).astype(np.int32)
+    kept = _wrap16(fixed.shift_away(forget * c.astype(np.int32), jnp.int32(15)))
+    c = _sat16(kept + _wrap16(fixed.shift_away(into * new, leaves["state_right"])))
+    c = jnp.clip(c, leaves["state_low"].astype(np.int16), leaves["state_high"].astype(np.int16))
+    y = logistic("output", c) * fixed.lookup(leaves["state_tanh"], c).astype(np.int32)
+    y = fixed.requantize(y, leaves["hidden_multiplier"], leaves["hidden_shift"])
+    y = fixed.store(y, leaves["hidden_zero_point"], np.int32(-128), np.int32(127), np.int8)
+    if how.projection:
+        acc = dot.dense(y, leaves["projection"], leaves["projection_bias"])
+        y = fixed.requantize(acc, leaves["projection_multiplier"], leaves["projection_shift"])
+        y = fixed.store(y, leaves["zero_point"], np.int32(-128), np.int32(127), np.int32)
+        y = jnp.clip(y, leaves["low"], leaves["high"]).astype(np.int8)
+    return y, c
 
 
-def lstm_plan(site: Site, flavour: str) -> Plan:
-    """v = sat16(requantize(sum (x - z_x) W + b, f32(f32(s_W s_x) / 2^-12))); v = sat16(v + requantize(sum (h - z_h) R, f32(f32(s_R s_h) /
-    2^-12))); c = sat16(half_away(forget c / 2^15) + half_away(input cell / 2^(30 + log2 s_c))); h = sat8(requantize(output tanh(c),
-    f32(2^-15 / s_hidden 2^-15)) + z_hidden); logistic and tanh in 16-bit fixed point, products in int32.
+def _gate(how: Static, leaves: Leaves, name: str, x: Any, h: Any, c: Any) -> Any:
+    own = {k[len(name) + 1 :]: v for k, v in leaves.items() if k.startswith(f"{name}_")}
+    v = _sat16(fixed.requantize(dot.dense(x, own["weights"], own["bias"]), own["multiplier"], own["shift"]))
+    more = fixed.requantize(dot.dense(h, own["recurrent"], own["offset"]), own["recurrent_multiplier"], own["recurrent_shift"])
+    v = _sat16(v.astype(np.int32) + more)
+    if how.peephole and name != "cell":
+        more = fixed.requantize(c.astype(np.int32) * own["peephole"], own["peephole_multiplier"], own["peephole_shift"])
+        v = _sat16(v.astype(np.int32) + more)
+    return _normalize(own, v.astype(np.int32)) if how.norm else v
 
-    *Domain*: int8 x, weights and hidden state, int16 cell state whose scale is a power of two. *Raises*: Unsupported for peepholes,
-    projection and layer normalization. *Restates*: LstmStepInteger8x8_16 of the LiteRT kernels, one code in every flavour.
+
+def _normalize(own: Leaves, v: Any) -> Any:
+    """sat16(requantize(half_away(wrap32(r norm + b) / 2^10), s_norm 2^12)), r = requantize(2^10 v - mean, 1 / sqrt(var)): mean = 2^10 sum
+    v / n and var = (sum v^2 floor(2^20 / n) - mean^2) / 2^20 cut toward 0, var below 1 being max(1, 10000 s_norm) instead.
+
+    *Restates*: ApplyLayerNorm of the LiteRT kernels.
     """
-    _refuse_extras(lambda p: p < len(site.inputs) and site.inputs[p] is not None, site.where)
-    if any(site.values[p] is None for p in (*WEIGHTS, *RECURRENT, *BIAS) if site.inputs[p] is not None):
-        raise Unsupported("weights are computed, not constant", where=site.where)
-    (sx, zx), (sh, zh), (sc, _) = (affine(site, site.inputs[p]) for p in (0, HIDDEN, CELL))
-    cell_shift = round(math.log2(sc))
-    hidden = site.intermediates[4] if len(site.intermediates) > 4 else site.outputs[0]
-    s_hidden, z_hidden = affine(site, hidden)
-    leaves: dict[str, Any] = {
-        "hidden_zero_point": np.int32(z_hidden),
-        "logistic": _table(fixed16.logistic, 3),
-        "tanh": _table(fixed16.tanh, 3),
-    }
-    leaves["cell_tanh"] = _table(fixed16.tanh, 15 + cell_shift)
-    leaves["hidden_multiplier"], leaves["hidden_shift"] = _multiplier(f32(f32(f32(2.0**-15) / s_hidden) * f32(2.0**-15)))
-    for g, name in enumerate(GATES):
-        if site.inputs[WEIGHTS[g]] is None:
-            continue
-        w, r = (site.values[p].T.astype(np.int8) for p in (WEIGHTS[g], RECURRENT[g]))  # type: ignore[union-attr]
-        sw, sr = (affine(site, site.inputs[p])[0] for p in (WEIGHTS[g], RECURRENT[g]))
-        bias = np.zeros(w.shape[1]) if site.inputs[BIAS[g]] is None else site.values[BIAS[g]].reshape(-1)  # type: ignore[union-attr]
-        leaves |= {
-            f"{name}_weights": w, f"{name}_bias": (bias.astype(np.int64) - zx * w.astype(np.int64).sum(0)).astype(np.int32),
-            f"{name}_recurrent": r, f"{name}_offset": (-zh * r.astype(np.int64).sum(0)).astype(np.int32),
-        }  # fmt: skip
-        leaves[f"{name}_multiplier"], leaves[f"{name}_shift"] = _multiplier(f32(f32(sw * sx) / f32(2.0**-12)))
-        leaves[f"{name}_recurrent_multiplier"], leaves[f"{name}_recurrent_shift"] = _multiplier(f32(f32(sr * sh) / f32(2.0**-12)))
-    clip = int(f32(site.options.cell_clip) / sc) if site.options.cell_clip > 0 else 0
-    static = Static(site.inputs[WEIGHTS[0]] is None, cell_shift, min(clip, 2**15 - 1))
-    return Plan(static, leaves, "16-bit fixed-point gates; two fixed-point roundings, the second half away from zero")
-
-
-def _multiplier(real: Any) -> tuple[np.int32, np.int32]:
-    m, e = fixed.quantize_multiplier(np.float64(real))
-    return np.int32(m), np.int32(e)
+    n = v.shape[-1]
+    total = jnp.sum(v, axis=-1, keepdims=True, dtype=np.int32)
+    whole = lax.div(total, np.int32(n))
+    mean = whole * np.int32(1024) + lax.div((total - whole * np.int32(n)) * np.int32(1024), np.int32(n))
+    with jax.enable_x64(True):
+        wide, m = lax.convert_element_type(v, np.int64), lax.convert_element_type(mean, np.int64)
+        squares = jnp.sum(wide * wide, axis=-1, keepdims=True)
+        ratio = lax.div(squares * np.int64((1 << 20) // n) - m * m, jnp.full_like(m, 1 << 20))
+        var = lax.convert_element_type(ratio, np.int32)
+    var = jnp.where(var < 1, own["guard"], var)
+    multiplier, shift = inverse_sqrt(var)
+    r = fixed.requantize(v * np.int32(1024) - mean, multiplier, shift)
+    r = r * own["norm"][None] + own["norm_bias"][None]
+    return _sat16(fixed.requantize(fixed.shift_away(r, jnp.int32(10)), own["norm_multiplier"], own["norm_shift"]))
 
 
 def _sat16(x: Any) -> Any:
     return fixed.store(x, np.int32(0), np.int32(-(2**15)), np.int32(2**15 - 1), np.int16)
 
 
-def _half_away_shift(product: Any, right: int) -> Any:
-    """int16(product / 2^right, halves away from zero), wrapping."""
-    return fixed.shift_away(product, jnp.int32(right)).astype(np.int16)
+def _wrap16(x: Any) -> Any:
+    return x.astype(np.int16).astype(np.int32)
 
 
-def lstm_run(options: Options, how: Static, leaves: dict[str, Any], x: Any, *rest: Any) -> tuple[Any, Any, Any]:
-    def gate(name: str, now: Any, h: Any) -> Any:
-        first = dot.dense(now, leaves[f"{name}_weights"], leaves[f"{name}_bias"])
-        v = _sat16(fixed.requantize(first, leaves[f"{name}_multiplier"], leaves[f"{name}_shift"]))
-        second = dot.dense(h, leaves[f"{name}_recurrent"], leaves[f"{name}_offset"])
-        more = fixed.requantize(second, leaves[f"{name}_recurrent_multiplier"], leaves[f"{name}_recurrent_shift"])
-        return _sat16(v.astype(np.int32) + more)
-
-    def step(state: Any, now: Any) -> tuple[Any, Any]:
-        h, c = state
-        forget = fixed.lookup(leaves["logistic"], gate("forget", now, h)).astype(np.int32)
-        own = None if how.cifg else fixed.lookup(leaves["logistic"], gate("input", now, h)).astype(np.int32)
-        into = np.int32(2**15 - 1) - forget if own is None else own
-        new = fixed.lookup(leaves["tanh"], gate("cell", now, h)).astype(np.int32)
-        kept = _half_away_shift(forget * c.astype(np.int32), 15).astype(np.int32)
-        c = _sat16(kept + _half_away_shift(into * new, 30 + how.cell_shift).astype(np.int32))
-        c = jnp.clip(c, np.int16(-how.clip), np.int16(how.clip)) if how.clip else c
-        out = fixed.lookup(leaves["logistic"], gate("output", now, h)).astype(np.int32)
-        y = fixed.requantize(
-            out * fixed.lookup(leaves["cell_tanh"], c).astype(np.int32), leaves["hidden_multiplier"], leaves["hidden_shift"]
-        )
-        return fixed.store(y, leaves["hidden_zero_point"], np.int32(-128), np.int32(127), np.int8), c
-
-    return _over_time(options, x, step, (rest[HIDDEN - 1], rest[CELL - 1]))
-
-
-INT8 = ("int8", "int8?", *["int8"] * 3, "int8?", *["int8"] * 3, *["any?"] * 3, "int32?", *["int32"] * 3)
+INT8 = (
+    "int8", "int8?", *["int8"] * 3, "int8?", *["int8"] * 3, *["int16?"] * 3, "int32?", *["int32"] * 3, "int8?", "int32?", "int8", "int16",
+    *["int16?"] * 4,
+)  # fmt: skip
 
 OPS = (
     Op(
         "UNIDIRECTIONAL_SEQUENCE_LSTM",
         lstm_real,
-        Rule(data=(0,), prepared=tuple(range(1, 18)), state=(HIDDEN, CELL), keep_float=True),
-        (
-            Kernel(
-                (*INT8, "any?", "any?", "int8", "int16", *["any?"] * 4), ("int8",), ("xnnpack", "reference", "builtin"),
-                lstm_plan, lstm_run,
-            ),
-        ),
+        Rule(data=(0,), prepared=(*range(1, 18), *range(20, 24)), state=(HIDDEN_STATE, CELL_STATE), keep_float=True),
+        (Kernel(INT8, ("int8",), FLAVOURS, lstm_plan, lstm_run),),
     ),
-)  # fmt: skip
+)

@@ -1,0 +1,70 @@
+"""Recurrent ops against LiteRT: integer and hybrid kernels equal in every element, float mode close, over sequences of invocations."""
+
+from __future__ import annotations
+
+import numpy as np
+import recurrent
+
+from qsim.errors import Unsupported
+from qsim.op import FLAVOURS, site
+from qsim.ops import REGISTRY
+from qsim.reader import read
+from qsim.writer import to_bytes
+
+
+class Same:
+    """Compares draws with LiteRT in every flavour. Flavours that share kernel and plan share the run; equal structures a compile."""
+
+    def __init__(self, oracle):
+        self.oracle, self.functions, self.elements, self.draws = oracle, {}, 0, 0
+
+    def __call__(self, model, xs, note):
+        data, found = to_bytes(model), {}
+        model = read(data)
+        for flavour in FLAVOURS:
+            where = site(model.graph, model.graph.nodes[0])
+            kernel = REGISTRY[where.node.op].kernel(where, flavour)
+            plan = kernel.plan(where, flavour)
+            key = (kernel, plan.static, *((k, np.asarray(v).tobytes()) for k, v in sorted(plan.leaves.items())))
+            if key not in found:
+                found[key] = self._run(model, flavour, (kernel, plan.static), xs)
+            theirs = self.oracle.run(data, xs, flavour, sequence=True)
+            for t, mine in zip(model.graph.outputs, found[key], strict=True):
+                assert (mine.shape, mine.dtype) == (theirs[t].shape, theirs[t].dtype)
+                bits = f"u{mine.dtype.itemsize}"
+                wrong = np.argwhere(mine.view(bits) != theirs[t].view(bits))
+                first = [(w.tolist(), mine[tuple(w)].item(), theirs[t][tuple(w)].item()) for w in wrong[:5]]
+                assert not first, f"{note} {flavour}: {len(wrong)} of {mine.size} differ (index, ours, LiteRT's): {first}"
+                self.elements += mine.size
+        self.draws += 1
+
+    def _run(self, model, flavour, key, xs):
+        fn = self.functions.get(key)
+        if fn is None:
+            fn = self.functions[key] = model.function("integer", flavour)
+        else:
+            try:
+                fn.params = fn.lower(model)
+            except Unsupported:
+                fn = self.functions[key] = model.function("integer", flavour)
+        return [np.asarray(y) for y in fn.sequence(*xs)]
+
+
+def compare(request, oracle, record_property, draw_one):
+    same = Same(oracle)
+    for draw in range(request.config.getoption("--draws")):
+        model, xs, style = draw_one(draw)
+        same(model, xs if isinstance(xs, list) else [xs], f"draw {draw} ({style})")
+    record_property("draws", same.draws)
+    record_property("elements", same.elements)
+
+
+def pytest_generate_tests(metafunc):
+    """Every form, or with `--rows some` every fifth."""
+    if "form" in metafunc.fixturenames:
+        step = 1 if metafunc.config.getoption("--rows") == "all" else 5
+        metafunc.parametrize("form", recurrent.forms()[::step], ids=str)
+
+
+def test_integer_lstm_equals_litert(form, request, oracle, record_property):
+    compare(request, oracle, record_property, lambda draw: recurrent.integer_lstm(form, draw))
