@@ -15,6 +15,7 @@ from qsim.types import TYPES, code_range
 
 STYLES = ("random", "ties", "saturated", "edge")
 QUANTIZED = ("int8", "uint8", "int16", "int4")
+ALSO_QUANTIZED = {"QUANTIZE": ("int32",)}  # further types that carry real values in an op
 Rng = np.random.Generator
 f32 = np.float32
 
@@ -69,6 +70,8 @@ DOMAINS_16: Mapping[str, Domain] = {
     "EXP": Domain("input", -16, -9),
 }
 
+DOMAINS_32: Mapping[str, Domain] = {"QUANTIZE": Domain("ratio", -33, -8)}
+
 # Options that a case leaves free: other values of the same schema field.
 ALTERNATIVES: Mapping[str, tuple] = {
     "padding": ("SAME", "VALID"),
@@ -103,6 +106,17 @@ INDEXED: Mapping[str, int] = {"GATHER": 5, "ONE_HOT": 6, "EMBEDDING_LOOKUP": 6} 
 FLAT_SUM = 512  # rows of SOFTMAX this long can make the reference kernel abort
 
 
+FIXED_OUTPUT: Mapping[tuple, tuple[float, int]] = {  # (op, type in, type out) -> parameters, where the rule's are those of other pairs
+    ("SOFTMAX", "int8", "int16"): (1 / 65536, -32768),
+    ("SOFTMAX", "uint8", "int16"): (1 / 65536, -32768),
+}
+
+
+def carries_reals(op: str, kind: str) -> bool:
+    """Whether a tensor of this type has a scale and zero point in the op."""
+    return kind in QUANTIZED or kind in ALSO_QUANTIZED.get(op, ())
+
+
 def above_zero(op: str, x: np.ndarray) -> np.ndarray:
     """Float data moved into the op's domain."""
     return np.abs(x) + f32(0.01) if op in POSITIVE else x
@@ -112,6 +126,8 @@ def domain(op: str, flavour: str, depth: int, *, tied: bool, kind: str = "int8")
     """The op's domain; `depth` is the size of the first input's last axis, `kind` the type of its data."""
     if kind == "int16" and op in DOMAINS_16:
         return DOMAINS_16[op]
+    if kind == "int32" and op in DOMAINS_32:
+        return DOMAINS_32[op]
     if op == "SOFTMAX" and flavour == "reference" and depth >= FLAT_SUM:
         return Domain("input", -4, 1)
     return DOMAINS.get(op, Domain("tied") if tied else Domain())
@@ -149,9 +165,11 @@ def other_options(op: str, options: Mapping, rng: Rng, types: tuple[str, ...] = 
     return {**options, **drawn}
 
 
-def zero_point(rng: Rng, type_name: str) -> int:
-    """An end of the type, 0, or any code; 0 for types whose kernels demand it."""
-    if type_name not in ("int8", "uint8"):
+def zero_point(rng: Rng, type_name: str, wide: bool = False) -> int:
+    """An end of the type, 0, or any code; 0 for types whose kernels demand it, but for int16 and int32 if `wide`."""
+    if wide and type_name == "int32":
+        return int(rng.choice([0, rng.integers(-1000, 1000)]))
+    if type_name not in ("int8", "uint8") and not (wide and type_name == "int16"):
         return 0
     low, high = code_range(type_name)
     return int(rng.choice([low, high, max(low, 0), rng.integers(low, high + 1), rng.integers(low, high + 1)]))
@@ -184,11 +202,14 @@ def parameters(op: str, domain: Domain, style: str, rng: Rng, inputs: Mapping[in
         domain.kind
     ]
     scales = find(domain, style, rng, s_y if domain.kind != "input" else f32(1), len(inputs))
-    zeros = {p: 0 if op in CENTERED else zero_point(rng, t) for p, t in inputs.items()}
+    wide = op == "QUANTIZE" and len({*inputs.values(), *outputs}) > 1
+    zeros = {p: 0 if op in CENTERED else zero_point(rng, t, wide) for p, t in inputs.items()}
     if domain.kind == "tied":
         shared = next(iter(zeros.values()), 0)
         return Parameters({p: (s_y, shared) for p in inputs}, tuple((s_y, shared) for _ in outputs))
-    return Parameters({p: (s, zeros[p]) for p, s in zip(inputs, scales, strict=True)}, tuple((s_y, zero_point(rng, t)) for t in outputs))
+    return Parameters(
+        {p: (s, zeros[p]) for p, s in zip(inputs, scales, strict=True)}, tuple((s_y, zero_point(rng, t, wide)) for t in outputs)
+    )
 
 
 def _ratios(domain: Domain, style: str, rng: Rng, s_y: np.float32, count: int) -> list[np.float32]:
@@ -294,9 +315,14 @@ def _multiplier(style: str, rng: Rng, taps: float) -> tuple[float, float]:
     return 2.0 ** rng.uniform(1, 6.5) / (73.0 * 73.0 * taps**0.5), 20.0
 
 
-def codes(style: str, rng: Rng, type_name: str, zero: int, shape: tuple[int, ...], samples: int, *, narrow: bool) -> np.ndarray:
-    """Stored codes (samples, *shape): both ends, their mixture, the zero point, and random codes (near the zero point if `narrow`)."""
-    low, high = code_range(type_name) if type_name in QUANTIZED else (-1000, 1000)
+def codes(
+    style: str, rng: Rng, type_name: str, zero: int, shape: tuple[int, ...], samples: int, *, narrow: bool, full: bool = False
+) -> np.ndarray:
+    """Stored codes (samples, *shape): both ends, their mixture, the zero point, and random codes (near the zero point if `narrow`).
+
+    `full`: all codes of the type, also of types that mostly hold small numbers.
+    """
+    low, high = code_range(type_name) if full or type_name in QUANTIZED else (-1000, 1000)
     x = rng.integers(low, high + 1, (samples, *shape))
     if style == "ties" and narrow:
         return np.clip(zero + rng.integers(-3, 4, (samples, *shape)), low, high).astype(TYPES[type_name].dtype)

@@ -177,7 +177,7 @@ def _output_shapes(row: Row, options: Options) -> tuple[tuple[int, ...], ...]:
             slots.append(None)
         else:
             kind = row.types[0][p]
-            dtype = np.float32 if kind in domains.QUANTIZED or p == row.op.rule.bias else TYPES[kind].dtype
+            dtype = np.float32 if domains.carries_reals(row.op.name, kind) or p == row.op.rule.bias else TYPES[kind].dtype
             slots.append(jax.ShapeDtypeStruct(shape, dtype))
     holes = [p for p, s in enumerate(slots) if isinstance(s, jax.ShapeDtypeStruct)]
 
@@ -250,16 +250,17 @@ def _qparams(scale: Any, zero: Any, kind: str, axis: int = 0) -> QParams:
 def _plain(row: Row, style: str, rng: np.random.Generator) -> _Drawn:
     """An op without weights."""
     op, case, (ins, outs) = row.op, row.case, row.types
-    carrying = [p for p in range(len(ins)) if p not in case.values and ins[p] in domains.QUANTIZED]
+    carrying = [p for p in range(len(ins)) if p not in case.values and domains.carries_reals(op.name, ins[p])]
     depth = (case.inputs[0] or (1,))[-1]
     tied = op.rule.tied and (op.name, ins[0]) not in domains.RESCALES
     domain = domains.domain(op.name, row.flavour, depth, tied=tied, kind=_lead_type(row))
-    quantized_outs = tuple(t for t in outs if t in domains.QUANTIZED)
+    quantized_outs = tuple(t for t in outs if domains.carries_reals(op.name, t))
     drawn = domains.parameters(op.name, domain, style, rng, {p: ins[p] for p in carrying}, quantized_outs)
     free = op.name in domains.FREE_OUTPUT and "int16" not in outs and rng.random() < 0.25
-    fixed = [None if free else op.rule.fixed.get(t) for t in outs]
+    fixed = [None if free else domains.FIXED_OUTPUT.get((op.name, ins[0], t), op.rule.fixed.get(t)) for t in outs]
     pairs = iter(drawn.outputs)
-    out_q = tuple(None if t not in domains.QUANTIZED else _qparams(*(f or next(pairs)), t) for t, f in zip(outs, fixed, strict=True))
+    carried = [domains.carries_reals(op.name, t) for t in outs]
+    out_q = tuple(_qparams(*(f or next(pairs)), t) if c else None for t, f, c in zip(outs, fixed, carried, strict=True))
     slots, data = [], {}
     for p in range(len(ins)):
         tensor, values = _operand(row, p, style, rng, drawn, out_q)
@@ -292,7 +293,7 @@ def _values(kind: str, shape: tuple[int, ...], style: str, rng: np.random.Genera
         return domains.reals(style, rng, s, z, t, shape, SAMPLES)
     if kind == "bool":
         return rng.random((SAMPLES, *shape)) < 0.5
-    return domains.codes(style, rng, kind, int(q.zero_point[0]) if q else 0, shape, SAMPLES, narrow=False)
+    return domains.codes(style, rng, kind, int(q.zero_point[0]) if q else 0, shape, SAMPLES, narrow=False, full=q is not None)
 
 
 def _type_of(q: QParams) -> str:

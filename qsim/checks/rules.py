@@ -29,6 +29,7 @@ TIED = {**dict.fromkeys(_MOVES.split(), (0,)), "SPLIT": (1,), "PADV2": (0, 2), "
 TIED_ALL = frozenset(("CONCATENATION", "PACK", "MAXIMUM", "MINIMUM"))
 # op -> dimension of the weights that counts output channels
 CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}
+_WIDENED = {("SOFTMAX", "int16"): (1 / 65536, -32768)}  # of an 8-bit input
 _CODES = ("int8", "uint8", "int16")
 
 
@@ -43,7 +44,10 @@ def _same(a: QParams, b: QParams) -> bool:
 def fixed_outputs(model: Model) -> Iterator[str]:
     for _, graph, node, where in nodes_of(model):
         out = _tensor(graph, node.outputs, 0)
+        x = _tensor(graph, node.inputs, 0)
         wanted = FIXED.get(node.op, {}).get(out.type) if out else None
+        if out and x and x.type != out.type:
+            wanted = _WIDENED.get((node.op, out.type), wanted)
         if out is None or out.qparams is None or wanted is None:
             continue
         scale, zero = float(np.ravel(out.qparams.scale)[0]), int(np.ravel(out.qparams.zero_point)[0])

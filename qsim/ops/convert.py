@@ -14,7 +14,7 @@ from ..fixed import quantize_multiplier, requantize, round_away, store, words
 from ..graph import Options, QParams, Tensor
 from ..op import FLAVOURS, Case, Kernel, Op, Plan, Rule, Site, namespace
 from ..types import code_range
-from .common import Leaves, affine, body, carried, f32, plain
+from .common import Leaves, affine, body, carried, f32, plain, require_centred
 
 # ---------------------------------------------------------------- the border: numpy
 
@@ -144,18 +144,20 @@ def _plan_requantize(site: Site, flavour: str) -> Plan:
         return Plan(("xnnpack", y.type), leaves, "XNNPACK: 8 fractional bits, halves up")
     (m,), (e,) = quantize_multiplier(np.float64(sx) / np.float64(sy))
     leaves |= {"multiplier": m, "shift": e}
-    wide = "int16" in (x.type, y.type)
-    small = (65535 if wide else 255) << max(int(e), 0) < 1 << 30
+    wide = x.type not in _8 or y.type not in _8
+    if x.type == y.type == "int16":
+        require_centred(site)
+    small = x.type != "int32" and (65535 if wide else 255) << max(int(e), 0) < 1 << 30
     form = "reference" if flavour == "reference" or wide else "builtin"
     note = "fixed point" if form == "reference" else "fixed point, halves up in blocks of 16"
     return Plan((form, y.type, small, y.shape), leaves, note)
 
 
 def _run_requantize(options: Options, static: tuple, leaves: Leaves, x: jax.Array) -> jax.Array:
-    """8-bit or int16 codes -> codes of other parameters.
+    """8-bit, int16 or int32 codes -> codes of other parameters.
 
     XNNPACK, one type, ratio r = f32(s_x / s_y) in [2^-8, 2^7]: clip((((q - z_x) rint(256 r) + 128) >> 8) + z_y).
-    Reference, and int16 in any flavour: clip(MBQM(q - z_x) + z_y). Builtin (and what XNNPACK refuses): the first
+    Reference, and more than 8 bits in any flavour: clip(MBQM(q - z_x) + z_y). Builtin (and what XNNPACK refuses): the first
     16 floor(n / 16) elements round the last shift halves up, the rest as the reference.
 
     *Restates*: XNNPACK's qs8-vcvt, Requantize of LiteRT.
@@ -249,7 +251,8 @@ def _run_cast(options: Options, static: str, leaves: Leaves, x: Any) -> Any:
 
 
 _8 = ("int8", "uint8")
-_PAIRS = (*((a, b) for a in _8 for b in _8), ("int8", "int16"), ("uint8", "int16"), ("int16", "int8"), ("int16", "int16"))
+_32 = (("int16", "int32"), ("int32", "int8"), ("int32", "int16"))
+_PAIRS = (*((a, b) for a in _8 for b in _8), ("int8", "int16"), ("uint8", "int16"), ("int16", "int8"), ("int16", "int16"), *_32)
 
 OPS = (
     Op(

@@ -88,10 +88,11 @@ def float_exp_table(scale: np.float32, beta: float) -> np.ndarray:
 
 
 def _plan_softmax(site: Site, flavour: str) -> Plan:
-    """static: the form, "reference" or "builtin"."""
+    """static: (form, "reference" or "builtin", type of the output)."""
     scale, _ = affine(site, site.inputs[0])
     sy, zy = affine(site, site.outputs[0])
-    if site.outputs[0].type == "int8" and (zy != -128 or abs(float(sy) * 256 - 1) > 1e-3):
+    out = site.outputs[0].type
+    if out == "int8" and (zy != -128 or abs(float(sy) * 256 - 1) > 1e-3):
         raise Invalid(
             "SOFTMAX gives scale 1/256 and zero point -128 only",
             where=site.where,
@@ -102,29 +103,32 @@ def _plan_softmax(site: Site, flavour: str) -> Plan:
     if flavour == "reference" and float(f32(beta)) * float(scale) <= 2.0**-26:
         raise Unsupported("beta times the input scale must exceed 2^-26", where=site.where, found=float(f32(beta)) * float(scale))
     if flavour == "reference":
-        return Plan("reference", {"exp": exp_table(scale, beta)}, "fixed-point exponentials from a table, one reciprocal a row")
+        note = "fixed-point exponentials from a table, one reciprocal a row"
+        return Plan(("reference", out), {"exp": exp_table(scale, beta)}, note)
     note = "float32 exponentials from a table, summed in order, one float32 reciprocal a row"
-    return Plan("builtin", {"exp": float_exp_table(scale, beta), "output_scale": sy}, note)
+    leaves = {"exp": float_exp_table(scale, beta), "output_scale": sy, "zero_point": np.int32(0 if out == "uint8" else zy)}
+    return Plan(("builtin", out), leaves, note)
 
 
-def _run_softmax(options: Options, static: str, leaves: Leaves, x: jax.Array) -> jax.Array:
+def _run_softmax(options: Options, static: tuple[str, str], leaves: Leaves, x: jax.Array) -> jax.Array:
     """Softmax of int8/uint8 codes over the last axis; both forms take exp(beta s_x (q - rowmax)) from a table of 256.
 
     Reference: e in Q0.31, their sum in Q12.19, y = clip(RS(HM(1 / sum, e), shift) + low). Builtin (and the default interpreter, whose
-    delegate does not take SOFTMAX): e in float32, summed in order, y = clip(round_away(f32(e r)) - 128), r = f32(1 / f32(sum s_y));
+    delegate does not take SOFTMAX): e in float32, summed in order, y = clip(round_away(f32(e r)) + z_y), r = f32(1 / f32(sum s_y));
     uint8: y = clip(trunc(f32(f32(e r) + 0.5))).
 
-    *Domain*: output scale 1/256, zero point at the type's low end. Reference: the exponentials of a row sum to less than 512 (there the
+    *Domain*: output scale 1/256 (int16: 1/65536), zero point at the type's low end. Reference: the exponentials of a row sum to less than 512 (there the
     runtime stops the process); those below e^-31 count as 0.
     *Restates*: SOFTMAX of LiteRT (reference; optimized for x86, ARM differs).
     """
     codes = x.astype(np.int32)
     place = codes - jnp.max(codes, axis=-1, keepdims=True) + np.int32(255)
     e = jnp.take(jnp.asarray(leaves["exp"]), place, mode="clip")
-    return _fixed_shares(e, x.dtype) if static == "reference" else _float_shares(e, leaves["output_scale"], x.dtype)
+    form, dtype = static[0], np.dtype(static[1])
+    return _fixed_shares(e, dtype) if form == "reference" else _float_shares(e, leaves, dtype)
 
 
-def _fixed_shares(e: jax.Array, dtype: Any) -> jax.Array:
+def _fixed_shares(e: jax.Array, dtype: np.dtype) -> jax.Array:
     """e in Q0.31 -> codes of e / sum."""
     total = jnp.sum((e >> np.int32(12)) + (e >> np.int32(11) & np.int32(1)), axis=-1, keepdims=True, dtype=np.int32)
     zeros = lax.clz(total)
@@ -132,21 +136,22 @@ def _fixed_shares(e: jax.Array, dtype: Any) -> jax.Array:
     product = high_mul(jnp.broadcast_to(inverse, e.shape), e)
     low, high = (np.int32(v) for v in (np.iinfo(dtype).min, np.iinfo(dtype).max))
     # Products are never negative: halves away from zero are halves up.
-    return store(shift_up(product, jnp.minimum(np.int32(35) - zeros, np.int32(31))), low, low, high, dtype)
+    right = np.int32(43 - 8 * dtype.itemsize) - zeros
+    return store(shift_up(product, jnp.minimum(right, np.int32(31))), low, low, high, dtype)
 
 
-def _float_shares(e: jax.Array, scale: Any, dtype: Any) -> jax.Array:
+def _float_shares(e: jax.Array, leaves: Leaves, dtype: np.dtype) -> jax.Array:
     """e in float32 -> codes of e / sum."""
     with jax.enable_x64(True):  # a float32 reciprocal through float64 is rounded as the CPU's own, whatever the device divides with
-        divisor = lax.convert_element_type(ordered_sum(e) * scale, np.float64)
+        divisor = lax.convert_element_type(ordered_sum(e) * leaves["output_scale"], np.float64)
         inverse = lax.convert_element_type(np.float64(1) / divisor, np.float32)
     share = jnp.maximum(e * inverse, np.float32(0))  # the maximum keeps product and sum from becoming one FMA
     low, high = (np.int32(v) for v in (np.iinfo(dtype).min, np.iinfo(dtype).max))
     if dtype == np.uint8:
-        return store((share + np.float32(0.5)).astype(np.int32), np.int32(0), low, high, dtype)
+        return store((share + np.float32(0.5)).astype(np.int32), leaves["zero_point"], low, high, dtype)
     whole = jnp.trunc(share)
     rounded = whole.astype(np.int32) + (share - whole >= np.float32(0.5)).astype(np.int32)
-    return store(rounded, low, low, high, dtype)
+    return store(rounded, leaves["zero_point"], low, high, dtype)
 
 
 def ordered_sum(x: jax.Array) -> jax.Array:
@@ -210,6 +215,7 @@ OPS = (
         Rule(fixed={"int8": (1 / 256, -128), "uint8": (1 / 256, 0), "int16": (1 / 32768, 0)}),
         (
             *each(_TYPES, ("T",), ("T",), _plan_softmax, _run_softmax),
+            *each(_TYPES, ("T",), ("int16",), _plan_softmax, _run_softmax),
             *each(("int16",), ("T",), ("T",), _plan_softmax16, _run_softmax16),
         ),
         (
