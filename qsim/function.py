@@ -64,6 +64,7 @@ class Function:
     """
 
     def __init__(self, model: Model, mode: str, flavour: str, taps: Any = None):
+        model = densified(model)
         self.model, self.mode, self.flavour = model, mode, flavour
         self.graph = model.graph
         self.steps, params = _assemble(model, mode, flavour)
@@ -184,7 +185,7 @@ class Function:
 
         Raises: Unsupported naming the first op whose static part differs (it would need a compile of its own).
         """
-        steps, params = _assemble(model, self.mode, self.flavour)
+        steps, params = _assemble(densified(model), self.mode, self.flavour)
         for mine, other in zip(self.steps, steps, strict=True):
             if mine.static != other.static or mine.node.op != other.node.op:
                 raise Unsupported(
@@ -274,6 +275,18 @@ def _assemble(model: Model, mode: str, flavour: str) -> tuple[list[Step], Params
     return steps, params
 
 
+def densified(model: Model) -> Model:
+    """The model with the results of DENSIFY as constants: what a sparse constant stands for needs no data."""
+    graph = model.graph
+    values = {n.outputs[0]: graph.tensors[n.inputs[0]].data for n in graph.nodes if n.op == "DENSIFY"}
+    values = {t: v for t, v in values.items() if v is not None}
+    if not values:
+        return model
+    tensors = tuple(t.but(data=values[t.index]) if t.index in values else t for t in graph.tensors)
+    nodes = tuple(n for n in graph.nodes if n.op != "DENSIFY" or n.outputs[0] not in values)
+    return model.but(graphs=(graph.but(tensors=tensors, nodes=nodes), *model.graphs[1:]))
+
+
 def _real_step(op: Op, where: Site, mode: str) -> Step:
     options = where.node.real_options
     host = {p: where.values[p] for p in _static_positions(op, where)}
@@ -285,6 +298,8 @@ def _integer_step(op: Op, where: Site, flavour: str) -> tuple[Step, Plan | None]
     tensors = (*where.inputs, *where.outputs)
     if not any(t is not None and _stores_codes(t) for t in tensors):
         return _real_step(op, where, "integer"), None
+    if any(t is not None and t.raw is not None and "sparsity" in t.raw for t in where.inputs):
+        raise Unsupported("sparse weights that no DENSIFY widens", where=where.where, hint="Float and fake mode work")
     kernel = op.kernel(where, flavour)
     static_positions = _static_positions(op, where)
     plan = kernel.plan(where, flavour)
