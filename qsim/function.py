@@ -46,8 +46,8 @@ class Function:
 
     def __init__(self, model: Model, mode: str, flavour: str, taps: Any = None):
         self.model, self.mode, self.flavour = model, mode, flavour
-        self.graph = model.graph
         self.program, self.params = _assembled(model, mode, flavour)
+        self.graph = self.program.graph
         self.taps = _taps(self.graph, taps)
         self.micro_batch = _micro_batch(self.graph)
         self.jitted = jax.jit(self.apply)

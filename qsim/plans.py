@@ -129,11 +129,12 @@ def explain(model: Model, op: int | None = None, flavour: str = "xnnpack") -> Ex
     nodes = model.graph.nodes
     if op is not None and not 0 <= op < len(nodes):
         raise BadRecipe(f"no op {op}", expected=f"0 to {len(nodes) - 1}", hint="`qsim inspect` lists the ops")
-    from .program import host_values
+    from .program import densified, host_values
 
-    known = host_values(model.graph)
+    graph = densified(model.graph)
+    known = host_values(graph)
     chosen = nodes if op is None else (nodes[op],)
-    return Explanation(tuple(_explained(model.graph, n, known, flavour) for n in chosen), flavour, op is not None)
+    return Explanation(tuple(_explained(graph, n, known, flavour) for n in chosen), flavour, op is not None)
 
 
 def _explained(graph: Graph, node: Node, known: Mapping[int, np.ndarray], flavour: str) -> OpPlan:
@@ -141,7 +142,7 @@ def _explained(graph: Graph, node: Node, known: Mapping[int, np.ndarray], flavou
 
     where, record = site(graph, node, known), REGISTRY.get(node.op)
     facts = (node.index, node.op, tuple(map(_operand, where.inputs)), tuple(map(_operand, where.outputs)), dict(node.options))
-    if node.outputs and all(t in known for t in node.outputs):
+    if node.outputs and all(t in known or graph.tensors[t].is_constant for t in node.outputs):
         return OpPlan(*facts, HOST)
     if node.op in STATE_OPS:
         return OpPlan(*facts, "a variable: its value is carried from invocation to invocation")

@@ -112,6 +112,7 @@ def assemble(model: Model, graph: Graph, mode: str, flavour: str) -> tuple[Progr
 
     *Raises*: Unsupported with every op that cannot run.
     """
+    graph = densified(graph)
     known = host_values(graph)
     steps: list[Step] = []
     params: Params = {"constants": {}, "plans" if mode == "integer" else "qparams": {}, "graphs": {}}
@@ -152,6 +153,16 @@ def assemble(model: Model, graph: Graph, mode: str, flavour: str) -> tuple[Progr
     return Program(graph, steps, mode), params
 
 
+def densified(graph: Graph) -> Graph:
+    """The graph with the results of DENSIFY as constants: what a sparse constant stands for needs no data."""
+    values = {n.outputs[0]: graph.tensors[n.inputs[0]].data for n in graph.nodes if n.op == "DENSIFY"}
+    values = {t: v for t, v in values.items() if v is not None}
+    if not values:
+        return graph
+    tensors = tuple(t.but(data=values[t.index]) if t.index in values else t for t in graph.tensors)
+    return graph.but(tensors=tensors, nodes=tuple(n for n in graph.nodes if n.op != "DENSIFY" or n.outputs[0] not in values))
+
+
 def _control_step(model: Model, where: Site, mode: str, flavour: str) -> tuple[Step, dict[str, Params]]:
     programs, params = {}, {}
     for role, graph in control.graphs(model, where).items():
@@ -174,6 +185,8 @@ def _integer_step(op: Op, where: Site, flavour: str) -> tuple[Step, Plan | None]
     tensors = (*where.inputs, *where.outputs)
     if not any(t is not None and _stores_codes(t) for t in tensors):
         return _real_step(op, where, "integer"), None
+    if any(t is not None and t.raw is not None and "sparsity" in t.raw for t in where.inputs):
+        raise Unsupported("sparse weights that no DENSIFY widens", where=where.where, hint="Float and fake mode work")
     kernel = op.kernel(where, flavour)
     static_positions = _static_positions(op, where)
     plan = kernel.plan(where, flavour)

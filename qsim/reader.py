@@ -24,6 +24,7 @@ from .graph import Graph, Model, Node, QParams, Tensor
 from .options import CUSTOM, read_options
 from .packing import stored_size, unpack
 from .schema import schema
+from .sparse import densify
 from .types import BY_CODE, TYPES
 from .verify import verify
 
@@ -178,7 +179,7 @@ def _shape(record: Record, where: str) -> tuple[int, ...]:
 
 
 def _constant(root: Record, record: Record, type_name: str, shape: tuple[int, ...], computed: bool, where: str) -> np.ndarray | None:
-    """Value of a constant tensor. None for computed ones, for types without numbers, and for sparse ones (they keep their record)."""
+    """Value of a constant tensor, sparse ones in their dense form. None for computed ones and for types without numbers."""
     buffers, index, size = root.get("buffers", []), record.value("buffer"), stored_size(type_name, shape)
     if size is not None and size >= 1 << 63:
         raise Invalid("is larger than any memory", where=where, found=shape)
@@ -187,12 +188,23 @@ def _constant(root: Record, record: Record, type_name: str, shape: tuple[int, ..
     if record.value("external_buffer"):
         raise Unsupported("its constant lies in another file, which is not read", where=where)
     stored = stored_bytes(buffers[index]) if index else np.zeros(0, np.uint8)  # buffer 0 means: no constant
-    if not stored.size or "sparsity" in record:
+    if stored.size and "sparsity" in record:
+        return sparse_constant(record, stored, type_name, shape, where)
+    if not stored.size:
         empty = size == 0 and not computed and not record.value("is_variable") and bool(shape)
-        return unpack(np.zeros(0, np.uint8), type_name, shape) if empty and not stored.size else None
+        return unpack(np.zeros(0, np.uint8), type_name, shape) if empty else None
     if size is not None and stored.size < size:
         raise Invalid("has a constant of the wrong size", where=where, found=f"{stored.size} bytes", expected=f"{size} for {shape}")
     return unpack(stored, type_name, shape)
+
+
+def sparse_constant(record: Record, stored: np.ndarray, type_name: str, shape: tuple[int, ...], where: str = "") -> np.ndarray | None:
+    """The dense form of a sparse constant; None where this version cannot make it (the tensor keeps its record)."""
+    try:
+        return densify(record["sparsity"], stored, type_name, shape, where)
+    except Unsupported as e:
+        log.warning("%s", e)
+        return None
 
 
 def stored_bytes(buffer: Record) -> np.ndarray:
@@ -242,7 +254,7 @@ def _oddities(model: Model) -> Iterator[str]:
             if details is not None:
                 yield f"{check.tensor_place(g, t)}: its quantization is a {details.table}, kept as it is stored"
             if t.raw is not None and "sparsity" in t.raw:
-                yield f"{check.tensor_place(g, t)}: a sparse constant, kept as it is stored"
+                yield f"{check.tensor_place(g, t)}: a sparse constant, written as it is stored"
             elif t.data is not None and _stored(model, t).size > (stored_size(t.type, t.shape) or sys.maxsize):
                 yield f"{check.tensor_place(g, t)}: the stored constant is longer than its shape, the rest is ignored"
 

@@ -80,7 +80,7 @@ def _tensor(tensor: Tensor, buffers: _Buffers) -> Record:
         record["shape_signature"] = raw["shape_signature"]
     if tensor.raw is None:
         record["has_rank"] = True
-    elif tensor.data is not None and "sparsity" in raw:  # a value given to a sparse constant is a dense one
+    elif tensor.data is not None and "sparsity" in raw and not buffers.still_sparse(tensor):  # a new value is a dense one
         del record["sparsity"]
     return _with_text(record, "name", tensor.name)
 
@@ -187,7 +187,7 @@ class _Buffers:
         stored = reader.stored_bytes(self.records[old]) if old else np.zeros(0, np.uint8)
         if tensor.data is None:
             return old if not stored.size or "sparsity" in raw else 0
-        if _holds(stored, tensor):
+        if self.still_sparse(tensor) or ("sparsity" not in raw and _holds(stored, tensor)):
             return old
         data = pack(tensor.data, tensor.type)
         # Tensors that shared a buffer go on sharing one where they still say the same; so do tensors made of one array.
@@ -196,6 +196,17 @@ class _Buffers:
             self.arrays.append(tensor.data)
             self.shared[key] = self.place(old, data)
         return self.shared[key]
+
+    def still_sparse(self, tensor: Tensor) -> bool:
+        """Whether a tensor is a sparse constant of the file with the shape and value it had there."""
+        raw = _raw(tensor.raw, "Tensor")
+        if "sparsity" not in raw or tensor.data is None or raw.value("type") != TYPES[tensor.type].code:
+            return False
+        stored = reader.stored_bytes(self.records[raw.value("buffer")])
+        if not stored.size or tuple(raw.get("shape", ())) != tensor.shape:
+            return False
+        was = reader.sparse_constant(raw, stored, tensor.type, tensor.shape)
+        return was is not None and was.tobytes() == tensor.data.tobytes()
 
     def place(self, old: int, data: np.ndarray) -> int:
         """Index of a buffer for new bytes: the tensor's old one where it is the only user, else one of its own."""
