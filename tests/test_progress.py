@@ -6,6 +6,7 @@ import json
 
 import progress
 import pytest
+import support_table
 import test_conformance
 from test_conformance import ROWS
 
@@ -67,3 +68,19 @@ def test_the_results_file_is_read_back_and_shown(tmp_path):
     assert progress.load(tmp_path / "found.json") == json.loads(json.dumps(summed))
     assert summed["draws"] == 4 * sum(not test_conformance.defect(r) for r in ROWS)
     assert "CONV_2D" in progress.shown(progress.table(summed))
+
+
+def test_the_support_table_has_the_counts_marks_defects_and_shows_what_was_not_measured():
+    def row(op, types, **more):
+        return {"op": op, "types": types, "flavour": "reference", **COUNTS, **more}
+
+    rows = [
+        row("SUM", "int8, int32 -> int8", defect="LiteRT reads past the end"),
+        row("FULLY_CONNECTED", "int8, int8, none -> int8"),
+        row("FULLY_CONNECTED", "int8, int8, int32 -> int8", draws=9, differing=2),
+    ]
+    found = {"rows": rows, "runtime": "a runtime", "cpu": "a CPU", "draws": 13, "elements": 180, "differing": 2}
+    lines = {line.split("`")[1]: line.split(" | ") for line in support_table.table(found).splitlines() if line.startswith("| `")}
+    assert lines["SUM"][3].startswith("int8 †, uint8 \\-") and lines["FULLY_CONNECTED"][3].startswith("int8 13 (2 differ), uint8 \\-")
+    assert "†: SUM: LiteRT reads past the end." in support_table.table(found)
+    assert " \\-" not in support_table.table({"rows": []})
