@@ -16,7 +16,7 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS)
 help:
 	@echo "make demo         calibrate, quantize and check a digit classifier, LiteRT included; writes demo_out/"
 	@echo "make test         ruff, mypy and the tests (QSIM_MODELS=<folder of real models> adds those that need them)"
-	@echo "make conformance  all generated single-op models, more draws"
+	@echo "make conformance  all generated single-op models, DRAWS=20 each; goes on where it stopped; writes experiments/results/conformance.json"
 	@echo "make nightly      everything, the long runs included"
 	@echo "make format       lay out the code; make readme: rewrite the README's generated table; make clean: remove .venv and caches"
 
@@ -29,7 +29,7 @@ test: $(READY)
 	$(PYTEST)
 
 conformance: $(READY)
-	$(PYTEST) --rows all --draws $(DRAWS) tests/test_conformance.py
+	$(PYTEST) --rows all --draws $(DRAWS) --work .conformance tests/test_conformance.py
 
 nightly: $(READY)
 	$(PYTEST) --rows all --draws $(DRAWS) -m "nightly or not nightly"
@@ -42,7 +42,7 @@ readme: $(READY)
 	$(BIN)/python -m tests.support_table
 
 clean:
-	rm -rf $(VENV) .jax_cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .conformance .jax_cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(READY): pyproject.toml $(CONSTRAINTS)
 	@test -n "$(PYTHON)" || { echo "qsim needs Python 3.11 or newer, and there is $$(python3 --version 2>/dev/null || echo no python3) here:" \

@@ -26,6 +26,14 @@ _counts: Counter[str] = Counter()
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--draws", type=int, default=10, help="quantization draws per generated shape")
     parser.addoption("--rows", choices=("some", "all"), default="some", help="generated shapes: one per op, types and flavour, or all")
+    parser.addoption("--work", help="folder that keeps finished generated rows: go on from there, and write the results file at the end")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--work"):
+        import progress
+
+        config.pluginmanager.register(progress.Recorder(config), "progress")
 
 
 @pytest.fixture(scope="session")

@@ -1,33 +1,84 @@
-"""The README's table of ops, types and flavours, made from the registry. `python -m tests.support_table` writes it into the README."""
+"""The README's table of ops, types and flavours, made from the registry and the trial counts of experiments/results/conformance.json.
+
+`python -m tests.support_table` writes it into the README.
+"""
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import progress
 
 from qsim.op import FLAVOURS, Kernel, Op
 from qsim.ops import REGISTRY
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 START, END = "<!-- support table: written by `make readme` -->\n", "<!-- end of the support table -->\n"
+Counts = Mapping[tuple[str, str, str], tuple[int, int, str]]  # (op, flavour, kind): draws, elements that differ, known defect
 
 
-def table() -> str:
-    """One line an op: whether it has a real function, and the types of its integer kernels by flavour."""
+def table(found: Mapping[str, Any] | None = None) -> str:
+    """One line an op: whether it has a real function, and by flavour the types of its integer kernels with the models compared."""
+    found = progress.load() if found is None else found
+    counts = _counts(found["rows"])
     heads = ("op", "float, fake", *(f"integer, {f}" for f in FLAVOURS))
     lines = [_line(heads), _line("---" for _ in heads)]
-    lines += [_line((f"`{op.name}`", "yes", *(_types(op, f) for f in FLAVOURS))) for _, op in sorted(REGISTRY.items())]
+    lines += [_line((f"`{op.name}`", "yes", *(_types(op, f, counts) for f in FLAVOURS))) for _, op in sorted(REGISTRY.items())]
+    return "\n".join([*lines, "", *_notes(found)]) + "\n"
+
+
+def _notes(found: Mapping[str, Any]) -> Iterable[str]:
     measured = sorted({k.measured for op in REGISTRY.values() for k in op.kernels})
-    return "\n".join([*lines, "", f"Integer kernels measured on: {'; '.join(measured)}."]) + "\n"
+    yield f"Integer kernels measured on: {'; '.join(measured)}."
+    if found["rows"]:
+        yield (
+            f"A number: generated models compared with {found['runtime']} on {found['cpu']}, {found['draws']:,} in all; "
+            f"{found['differing']:,} of {found['elements']:,} elements differ. \\-: not measured."
+        )
+        yield from (f"†: {r}." for r in sorted({f"{r['op']}: {r['defect']}" for r in found["rows"] if "defect" in r}))
+
+
+def _counts(rows: Iterable[Mapping[str, Any]]) -> Counts:
+    draws: Counter[tuple[str, str, str]] = Counter()
+    differing: Counter[tuple[str, str, str]] = Counter()
+    defects = {}
+    for r in rows:
+        op = REGISTRY.get(r["op"])
+        ins, outs = (tuple("" if t == "none" else t for t in side.split(", ")) for side in r["types"].split(" -> "))
+        kernel = next((k for k in op.kernels if k.serves((ins, outs), r["flavour"])), None) if op else None
+        if op is None or kernel is None:  # no longer there
+            continue
+        key = (op.name, r["flavour"], _kind(op, kernel))
+        if "defect" in r:
+            defects[key] = r["defect"]
+        else:
+            draws[key] += r["draws"]
+            differing[key] += r["differing"]
+    return {key: (draws[key], differing[key], defects.get(key, "")) for key in {*draws, *defects}}
 
 
 def _line(cells) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _types(op: Op, flavour: str) -> str:
+def _types(op: Op, flavour: str, counts: Counts) -> str:
     if not op.kernels:
         return "on shapes only" if op.host else ""
-    return ", ".join(dict.fromkeys(_kind(op, k) for k in op.kernels if flavour in k.flavours))
+    kinds = dict.fromkeys(_kind(op, k) for k in op.kernels if flavour in k.flavours)
+    return ", ".join(f"{kind}{_measured(counts, (op.name, flavour, kind))}" for kind in kinds)
+
+
+def _measured(counts: Counts, key: tuple[str, str, str]) -> str:
+    if not counts:
+        return ""
+    draws, differing, defect = counts.get(key, (0, 0, ""))
+    number = f" {draws}" if draws else "" if defect else " \\-"
+    return number + (" †" if defect else "") + (f" ({differing} differ)" if differing else "")
 
 
 def _kind(op: Op, kernel: Kernel) -> str:

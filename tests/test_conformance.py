@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import generate
+import jax
 import numpy as np
+import progress
 import pytest
 
-from qsim.errors import Unsupported
 from qsim.ops import REGISTRY
 from qsim.reader import read
 from qsim.writer import to_bytes
@@ -16,65 +19,88 @@ DEFECTS: dict[tuple, str] = {
     ("SUM", "reference", (t, "int32")): f"the reference SUM reads {t} and writes its result as uint8" for t in ("int8", "int16")
 }
 
-ROWS = list(generate.rows(REGISTRY))
+ROWS = sorted(generate.rows(REGISTRY), key=lambda r: (r.op.name, r.types, r.number, r.variant))  # flavours of one structure together
+
+
+def defect(row: generate.Row) -> str:
+    return DEFECTS.get((row.op.name, row.flavour, row.types[0]), "")
 
 
 def _marked(row: generate.Row):
-    reason = DEFECTS.get((row.op.name, row.flavour, row.types[0]))
+    reason = defect(row)
     return pytest.param(row, id=str(row), marks=[pytest.mark.xfail(strict=True, reason=reason)] if reason else [])
 
 
 class Shared:
-    """One compiled function for many models of the same structure; another where a model's static plan differs."""
+    """Compiled functions for models of one structure: draws and flavours that select the same code share one."""
 
-    def __init__(self, flavour: str):
-        self.flavour, self.functions = flavour, []
+    def __init__(self):
+        self.structure, self.compiled = None, {}
 
-    def __call__(self, model, inputs):
-        for fn in self.functions:
-            try:
-                found = fn.run_samples(fn.lower(model), *inputs)
-                return tuple(_stored(y, model.graph.tensors[t].type) for y, t in zip(found, fn.graph.outputs, strict=True))
-            except Unsupported:
-                continue
-        self.functions.append(model.function("integer", self.flavour))
-        return self.functions[-1].batch(*inputs)
+    def __call__(self, row: generate.Row, model, inputs):
+        structure = (row.op.name, row.types, row.number, row.variant)
+        if structure != self.structure:
+            self.structure, self.compiled = structure, {}
+        fn = model.function("integer", row.flavour)
+        run = self.compiled.setdefault(tuple(map(_code, fn.steps)), None) or self._compile(fn, len(inputs))
+        return fn._leave(jax.tree.map(np.asarray, run(fn.params, *inputs)))
+
+    def _compile(self, fn, inputs: int):
+        found = jax.jit(jax.vmap(fn.apply, in_axes=(None, *[0] * inputs)))
+        self.compiled[tuple(map(_code, fn.steps))] = found
+        return found
 
 
-def _stored(y: np.ndarray, kind: str) -> np.ndarray:
-    return y.astype(kind) if kind == "int64" else y  # carried in 32 bits inside
+def _code(step):
+    """What selects a step's code: of a kernel its run and static plan, else the options of the real function."""
+    kernel = step.call.args[0] if isinstance(step.call, functools.partial) else None
+    return step.node.op, kernel, step.static
+
+
+SHARED = Shared()
 
 
 def pytest_generate_tests(metafunc):
-    if "row" in metafunc.fixturenames:
-        chosen = ROWS if metafunc.config.getoption("--rows") == "all" else generate.some(ROWS)
-        metafunc.parametrize("row", [_marked(r) for r in chosen])
+    if "row" not in metafunc.fixturenames:
+        return
+    config = metafunc.config
+    chosen = ROWS if config.getoption("--rows") == "all" else generate.some(ROWS)
+    recorder, draws = config.pluginmanager.get_plugin("progress"), config.getoption("--draws")
+    if recorder is not None:
+        chosen = [r for r in chosen if not recorder.work.done(r, r.draws(draws))]
+    metafunc.parametrize("row", [_marked(r) for r in chosen])
 
 
 def test_integer_kernel_equals_litert(row, request, oracle, record_property):
-    run, elements, draws = Shared(row.flavour), 0, row.draws(request.config.getoption("--draws"))
-    for draw in range(draws):
+    counts, first = dict.fromkeys(progress.COUNTS, 0), None
+    for draw in range(row.draws(request.config.getoption("--draws"))):
         trial = generate.trial(row, draw)
         data = to_bytes(trial.model)
         wanted = oracle.run(data, trial.inputs, row.flavour)
-        got = run(read(data), trial.inputs)
+        got = SHARED(row, read(data), trial.inputs)
         for index, mine in zip(trial.model.graph.outputs, got, strict=True):
-            same(np.asarray(mine), wanted[index], trial)
-            elements += mine.size
-    record_property("draws", draws)
-    record_property("elements", elements)
+            differing, what = compare(mine, wanted[index], trial)
+            first = first or what
+            counts["elements"] += mine.size
+            counts["differing"] += differing
+        counts["draws"] += 1
+    for name in ("draws", "elements"):
+        record_property(name, counts[name])
+    record_property("finished", progress.record(row, counts, defect(row)))
+    assert not counts["differing"], first
 
 
-def same(mine: np.ndarray, theirs: np.ndarray, trial: generate.Trial) -> None:
-    """Shapes, types and every bit equal (floats compared as bits); else a failure that shows the draw."""
-    assert (mine.shape, mine.dtype) == (theirs.shape, theirs.dtype), (
-        f"{trial}: {mine.shape} {mine.dtype}, LiteRT {theirs.shape} {theirs.dtype}"
-    )
+def compare(mine: np.ndarray, theirs: np.ndarray, trial: generate.Trial) -> tuple[int, str]:
+    """How many elements differ (in shape or type: all; floats are compared as bits), and a text that shows the draw."""
+    if (mine.shape, mine.dtype) != (theirs.shape, theirs.dtype):
+        return max(mine.size, 1), f"{trial}: {mine.shape} {mine.dtype}, LiteRT {theirs.shape} {theirs.dtype}"
     bits = f"u{mine.dtype.itemsize}"
     wrong = np.argwhere(mine.view(bits) != theirs.view(bits)) if mine.dtype != bool else np.argwhere(mine != theirs)
-    if len(wrong):
-        first = [(tuple(int(i) for i in w), mine[tuple(w)].item(), theirs[tuple(w)].item()) for w in wrong[:5]]
-        raise AssertionError(f"{trial}: {len(wrong)} of {mine.size} differ (index, ours, LiteRT's): {first}\n{generate.describe(trial)}")
+    if not len(wrong):
+        return 0, ""
+    first = [(tuple(int(i) for i in w), mine[tuple(w)].item(), theirs[tuple(w)].item()) for w in wrong[:5]]
+    text = f"{trial}: {len(wrong)} of {mine.size} differ (index, ours, LiteRT's): {first}\n{generate.describe(trial)}"
+    return len(wrong), text
 
 
 def test_a_default_run_reaches_every_kernel_with_3000_draws(request):
