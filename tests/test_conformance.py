@@ -42,12 +42,12 @@ class Shared:
         if structure != self.structure:
             self.structure, self.compiled = structure, {}
         fn = model.function("integer", row.flavour)
-        run = self.compiled.setdefault(tuple(map(_code, fn.steps)), None) or self._compile(fn, len(inputs))
+        run = self.compiled.setdefault(tuple(map(_code, fn.program.steps)), None) or self._compile(fn, len(inputs))
         return fn._leave(jax.tree.map(np.asarray, run(fn.params, *inputs)))
 
     def _compile(self, fn, inputs: int):
         found = jax.jit(jax.vmap(fn.apply, in_axes=(None, *[0] * inputs)))
-        self.compiled[tuple(map(_code, fn.steps))] = found
+        self.compiled[tuple(map(_code, fn.program.steps))] = found
         return found
 
 
