@@ -103,6 +103,23 @@ class Rule:
         return tuple(p for p in positions if p < len(node.inputs) and node.inputs[p] >= 0)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Where a kernel was found equal to LiteRT: versions of the runtime, and CPU classes by the names of `qsim.litert.cpu_class`."""
+
+    runtimes: tuple[str, ...] = ("2.3.0",)
+    cpus: tuple[str, ...] = ("x86-64 AVX2+FMA", "x86-64 AVX512", "x86-64 AVX512-VNNI")
+
+    def why_not(self, runtime: str, cpu: str) -> str:
+        """Why its exactness says nothing about this runtime and CPU; empty where it does."""
+        if runtime not in self.runtimes:
+            return f"measured with LiteRT {', '.join(self.runtimes)}, this is {runtime}"
+        return "" if cpu in self.cpus else f"measured on {', '.join(self.cpus)}, this is {cpu}"
+
+    def __str__(self) -> str:
+        return f"LiteRT {', '.join(self.runtimes)} on {', '.join(self.cpus)}"
+
+
 @dataclass(frozen=True, eq=False)
 class Kernel:
     """One integer (or mixed) kernel: the tensor types and flavours it serves, where that was measured, plan and run.
@@ -116,7 +133,7 @@ class Kernel:
     flavours: tuple[str, ...]
     plan: Callable[[Site, str], Plan]
     run: Callable[..., Any]
-    measured: str = "ai-edge-litert 2.3.0, x86-64 with AVX2 or better"
+    measured: Measured = Measured()
 
     def serves(self, types: tuple[tuple[str, ...], tuple[str, ...]], flavour: str) -> bool:
         return flavour in self.flavours and _matches(self.inputs, types[0]) and _matches(self.outputs, types[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -65,9 +66,24 @@ def oracle():
         yield found
 
 
+@cache
+def _elsewhere() -> str:
+    """Why exactness is not claimed for the LiteRT and CPU here; empty where it is, and where there is no LiteRT."""
+    from qsim.errors import OracleFailed
+    from qsim.litert import cpu_class, version
+    from qsim.op import Measured
+
+    try:
+        return Measured().why_not(version(), cpu_class())
+    except OracleFailed:
+        return ""
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("models"):
         _models_dir()
+    if item.get_closest_marker("exact") and (elsewhere := _elsewhere()):
+        pytest.skip(elsewhere)
     if item.get_closest_marker("gpu") and jax.default_backend() not in ("gpu", "cuda", "rocm"):
         pytest.skip("JAX sees no GPU")
 

@@ -73,6 +73,10 @@ class Row:
         return max(4, wanted // 4) if self.op.name in COPIES else wanted
 
     @cached_property
+    def kernel(self) -> Kernel:
+        return next(k for k in self.op.kernels if k.serves(self.types, self.flavour))
+
+    @cached_property
     def output_shapes(self) -> tuple[tuple[int, ...], ...]:
         return _output_shapes(self, self.options)
 

@@ -33,7 +33,7 @@ def table(found: Mapping[str, Any] | None = None) -> str:
 
 
 def _notes(found: Mapping[str, Any]) -> Iterable[str]:
-    measured = sorted({k.measured for op in REGISTRY.values() for k in op.kernels})
+    measured = sorted({str(k.measured) for op in REGISTRY.values() for k in op.kernels})
     yield f"Integer kernels measured on: {'; '.join(measured)}."
     if found["rows"]:
         yield (

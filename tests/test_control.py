@@ -16,6 +16,8 @@ from qsim.op import FLAVOURS
 from qsim.reader import read
 from qsim.writer import to_bytes
 
+pytestmark = pytest.mark.exact
+
 RNG = np.random.default_rng(7)
 X = RNG.integers(-128, 128, (12, 1, 5)).astype(np.int8)
 ADD = Options(fused_activation_function="NONE", pot_scale_int16=False)

@@ -10,7 +10,7 @@ import realdata
 from qsim.certificate import Judge
 from qsim.isolate import alone
 
-pytestmark = pytest.mark.models
+pytestmark = [pytest.mark.models, pytest.mark.exact]
 COUNTS = (24, 6, 6)  # real, saturating, uniform; experiments/exactness.py runs 200, 50, 50
 
 

@@ -12,6 +12,9 @@ from qsim.reader import read
 from qsim.writer import to_bytes
 
 
+pytestmark = pytest.mark.exact
+
+
 class Same:
     """Compares draws with LiteRT in every flavour. Flavours that share kernel and plan share the run; equal structures a compile."""
 

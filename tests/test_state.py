@@ -13,6 +13,8 @@ from qsim.graph import Graph, Model, Node, Options, QParams, Tensor
 from qsim.reader import read
 from qsim.writer import to_bytes
 
+pytestmark = pytest.mark.exact
+
 Q = QParams(np.float32([0.5]), np.int64([-3]), -128, 127)
 
 
