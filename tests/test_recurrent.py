@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import recurrent
 
 from qsim.errors import Unsupported
@@ -10,7 +11,6 @@ from qsim.op import FLAVOURS, site
 from qsim.ops import REGISTRY
 from qsim.reader import read
 from qsim.writer import to_bytes
-
 
 pytestmark = pytest.mark.exact
 
