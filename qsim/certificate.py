@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,7 +15,11 @@ from .graph import Model, Tensor
 from .isolate import alone
 from .litert import Oracle, cpu_class
 from .op import FLAVOURS
+from .state import initial
 from .types import TYPES, code_range
+
+if TYPE_CHECKING:
+    from .function import Function
 
 # A real may differ from LiteRT's by this share of the largest value of its tensor: of one op on the same inputs, and of the whole graph,
 # where differences of earlier ops are carried on. Integers may not differ.
@@ -91,7 +95,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What `certify` found: which bytes, which runtime, which CPU, which inputs, and per flavour every tensor's counts."""
+    """What `certify` found: which bytes, which runtime, which CPU, which inputs, and per flavour every tensor's counts.
+
+    sequence: the samples of a style were invocations in a row of one interpreter.
+    """
 
     model: str
     sha256: str
@@ -99,6 +106,7 @@ class Certificate:
     cpu: str
     samples: Mapping[str, int]
     seed: int | None
+    sequence: bool = False
     flavours: Mapping[str, Outcome] = field(default_factory=dict)
 
     @property
@@ -120,12 +128,14 @@ def certify(
     flavours: Sequence[str] = FLAVOURS,
     samples: int = 16,
     seed: int = 0,
+    sequence: bool | None = None,
     timeout: float = 600.0,
     step: Callable[[str], None] = lambda _: None,
 ) -> Certificate:
     """Compare every tensor of the primary graph in integer mode with the installed LiteRT, in one thread, CPU, per flavour.
 
     inputs: one array (N, *shape) per model input in its stored type; None: `samples` of each of three generated styles (`generated`).
+    sequence: whether the samples of a style are invocations in a row, which carry the state on; None: where the model has a state.
     Each op is fed LiteRT's own intermediates, and the whole graph is run. Integers must be equal; reals may differ by REAL_SHARE of
     their tensor's largest value. LiteRT runs in a child process: a refusal, an abort or `timeout` seconds without an answer is an
     outcome, not an error. `step` is called with a word at each stage. *Raises*: BadData where inputs do not fit the model;
@@ -134,19 +144,22 @@ def certify(
     from .writer import to_bytes
 
     data = to_bytes(model)
+    in_a_row = bool(initial(model)) if sequence is None else sequence
     sets = {"given": [np.asarray(x) for x in inputs]} if inputs is not None else generated(model, samples, seed)
     with Oracle(timeout) as oracle:
         version = oracle.version()
-        found = {flavour: _judged(model, data, flavour, sets, oracle, step) for flavour in flavours}
+        found = {flavour: _judged(model, data, flavour, sets, oracle, step, in_a_row) for flavour in flavours}
     counts = {style: len(arrays[0]) if arrays else 1 for style, arrays in sets.items()}
     digest = hashlib.sha256(data).hexdigest()
-    return Certificate(model.path, digest, version, cpu_class(), counts, None if inputs is not None else seed, found)
+    return Certificate(model.path, digest, version, cpu_class(), counts, None if inputs is not None else seed, in_a_row, found)
 
 
-def _judged(model: Model, data: bytes, flavour: str, sets: Mapping[str, list[np.ndarray]], oracle: Oracle, step: Any) -> Outcome:
+def _judged(
+    model: Model, data: bytes, flavour: str, sets: Mapping[str, list[np.ndarray]], oracle: Oracle, step: Any, sequence: bool
+) -> Outcome:
     try:
         step(f"{flavour}: compiling")
-        judge = Judge(model, flavour, oracle, data)
+        judge = Judge(model, flavour, oracle, data, sequence)
     except Unsupported as fault:
         return Outcome("unsupported", str(fault))
     try:
@@ -172,8 +185,8 @@ def _judged(model: Model, data: bytes, flavour: str, sets: Mapping[str, list[np.
 class Judge:
     """A model in one flavour beside LiteRT. Functions are compiled once and serve every batch of inputs. *Raises*: Unsupported."""
 
-    def __init__(self, model: Model, flavour: str, oracle: Oracle, data: bytes):
-        self.model, self.flavour, self.oracle, self.data = model, flavour, oracle, data
+    def __init__(self, model: Model, flavour: str, oracle: Oracle, data: bytes, sequence: bool = False):
+        self.model, self.flavour, self.oracle, self.data, self.sequence = model, flavour, oracle, data, sequence
         self.function = model.function("integer", flavour, taps="all")
         self.ops = {n.index: one.function("integer", flavour) for n in model.graph.nodes if (one := alone(model, n.index)) is not None}
         self.per_op = {t: self._tally(t) for i in self.ops for t in model.graph.nodes[i].outputs}
@@ -181,23 +194,26 @@ class Judge:
         self.seen = 0
 
     def judge(self, *inputs: np.ndarray) -> None:
-        """Count one batch of samples, one array per model input."""
+        """Count one batch of samples (a sequence starts with each batch), one array per model input."""
         size = sum(int(np.prod(t.shape)) * 4 for n in self.model.graph.nodes for t in map(self._tensor, n.outputs))
-        room = max(1, HELD_BYTES // max(size, 1))
         count = len(inputs[0]) if inputs else 1
+        room = count if self.sequence else max(1, HELD_BYTES // max(size, 1))
         for start in range(0, count, room):
             self._compare([x[start : start + room] for x in inputs])
 
     def _compare(self, inputs: list[np.ndarray]) -> None:
-        theirs = self.oracle.run(self.data, inputs, self.flavour, "all")
+        theirs = self.oracle.run(self.data, inputs, self.flavour, "all", sequence=self.sequence)
         for fn in self.ops.values():
-            got = fn.batch(*(theirs[t] for t in fn.graph.inputs))
+            got = self._run(fn)(*(theirs[t] for t in fn.graph.inputs))
             for t, mine in zip(fn.graph.outputs, got, strict=True):
                 self.per_op[t].add(mine, theirs[t], self.seen)
-        outputs, taps = self.function.batch(*inputs)
+        outputs, taps = self._run(self.function)(*inputs)
         for t, mine in {**taps, **dict(zip(self.model.graph.outputs, outputs, strict=True))}.items():
             self.whole[t].add(mine, theirs[t], self.seen)
         self.seen += len(inputs[0]) if inputs else 1
+
+    def _run(self, fn: Function) -> Callable[..., Any]:
+        return fn.sequence if self.sequence else fn.batch
 
     def tallies(self) -> tuple[tuple[Tally, ...], tuple[Tally, ...]]:
         """Per op and whole graph, in the order of the ops."""

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+UNREADABLE = ("DELEGATE", "VAR_HANDLE", "HASHTABLE")  # ops whose outputs repeat others', or are resources, which stop LiteRT when read
 RESOLVERS = {"xnnpack": "AUTO", "builtin": "BUILTIN_WITHOUT_DEFAULT_DELEGATES", "reference": "BUILTIN_REF"}
 
 
@@ -121,12 +122,12 @@ class Runner:
 
 
 def _wanted(interpreter: Any, tensors: str) -> list[int]:
-    """Tensor indexes to hand back: the outputs, or the inputs and every op's outputs (delegate nodes repeat those of the ops)."""
+    """Tensor indexes to hand back: the outputs, or the inputs and every op's outputs."""
     outputs = [int(d["index"]) for d in interpreter.get_output_details()]
     if tensors != "all":
         return list(dict.fromkeys(outputs))
     inputs = [int(d["index"]) for d in interpreter.get_input_details()]
-    made = [int(t) for op in interpreter._get_ops_details() if op["op_name"] != "DELEGATE" for t in op["outputs"] if t >= 0]
+    made = [int(t) for op in interpreter._get_ops_details() if op["op_name"] not in UNREADABLE for t in op["outputs"] if t >= 0]
     return sorted({*inputs, *made, *outputs})
 
 

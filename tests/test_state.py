@@ -150,3 +150,11 @@ def test_real_recurrent_models_are_exact(name, oracle, models_dir):
 @pytest.mark.models
 def test_a_real_float_lstm_is_close(oracle, models_dir):
     assert qsim.certify(qsim.load(models_dir / "nets" / "mnist_lstm_f32.tflite"), samples=4, flavours=["xnnpack"]).exact
+
+
+def test_a_certificate_of_a_model_with_a_state_is_about_invocations_in_a_row(oracle):
+    found = qsim.certify(adder(), [X], flavours=["reference"])
+    assert found.exact and found.sequence and found.document()["sequence"]
+    (tally,) = found.flavours["reference"].whole[-1:]
+    assert (tally.kind, tally.elements) == ("ADD", X.size)
+    assert not qsim.certify(adder(), [X], flavours=["reference"], sequence=False).sequence
