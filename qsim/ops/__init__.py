@@ -9,7 +9,7 @@ from ..op import Op
 FAMILIES = (
     "linear", "products", "elementwise", "arithmetic", "compare", "activation", "softmax", "tables",
     "unary", "normalize", "pooling", "neighbours", "reduction", "movement", "slicing", "blocks",
-    "filling", "choosing", "lookup", "shape", "convert", "resize", "recurrent", "lstm",
+    "filling", "choosing", "lookup", "shape", "convert", "resize", "recurrent", "lstm", "lstm_kinds", "rnn",
 )  # fmt: skip
 
 
