@@ -124,14 +124,15 @@ def lstm_options(form: Form, rng: Rng, activation: str = "TANH", **more: Any) ->
     return {**common, "time_major": form.major, "diagonal_recurrent_tensors": False} | more
 
 
-def integer_lstm(form: Form, draw: int, samples: int = 5) -> tuple[Model, np.ndarray, str]:
-    """An int8 UNIDIRECTIONAL_SEQUENCE_LSTM with int16 cell, data for it and the style of the draw."""
+def integer_lstm(form: Form, draw: int, samples: int = 5, *, full: bool = False) -> tuple[Model, np.ndarray, str]:
+    """An int8 UNIDIRECTIONAL_SEQUENCE_LSTM (or one step, a `full` LSTM) with int16 cell, data for it and the style of the draw."""
+    shape = (form.n, form.k) if full else form.shape(form.k)
     style, rng = STYLES[draw % 4], np.random.default_rng([draw, *str(form).encode()])
     parts, large = Parts(), 3.0 if style == "saturated" else 0.0
     zx, zh, zi = (zero_point(rng, s) for s in (style, *["random" if form.projection else style] * 2))
     sx, sh, cell_shift = power(rng, style, -7, -4), power(rng, style, -9, -6), int(rng.integers(-14, -8))
     s_hidden, z_hidden = (power(rng, style, -9, -6), zi) if form.projection else (sh, zh)
-    parts.add(0, "int8", form.shape(form.k), q(sx, zx))
+    parts.add(0, "int8", shape, q(sx, zx))
     for g in form.gates:
         sums = power(rng, style, -12, -7) if form.norm else f32(2.0**-12)
         for p, columns, s in ((1, form.k, sx), (5, form.outputs, sh)):
@@ -159,9 +160,35 @@ def integer_lstm(form: Form, draw: int, samples: int = 5) -> tuple[Model, np.nda
     parts.intermediates = [Tensor(0, "", (), "int16", q(power(rng, style, -12, -7), 0, "int16")) for _ in range(4)]
     parts.intermediates.append(Tensor(0, "", (), "int8", q(s_hidden, z_hidden)))
     slots = 24 if form.norm or draw % 2 else 20
-    y = Tensor(0, "y", form.shape(form.outputs), "int8", q(sh, zh))
-    model = parts.model("UNIDIRECTIONAL_SEQUENCE_LSTM", lstm_options(form, rng), slots, [y], 3)
-    return model, codes(rng, style, form.shape(form.k), zx, samples), style
+    y = Tensor(0, "y", (*shape[:-1], form.outputs), "int8", q(sh, zh))
+    name, options = "UNIDIRECTIONAL_SEQUENCE_LSTM", lstm_options(form, rng)
+    if full:
+        name, options = "LSTM", one_step(options)
+    return parts.model(name, options, slots, [y], 3), codes(rng, style, shape, zx, samples), style
+
+
+def basic_integer_lstm(form: Form, draw: int, samples: int = 5) -> tuple[Model, list[np.ndarray], str]:
+    """An uint8 BASIC LSTM."""
+    style, rng, parts = STYLES[draw % 4], np.random.default_rng([draw, form.cells]), Parts()
+    both, eighth = form.k + form.cells, q(2.0**-7, 128, "uint8")
+    w = np.clip(weights(rng, style, (4 * form.cells, both)) + 128, 0, 255)
+    spread = {"random": 4000, "ties": 300, "saturated": 40000, "edge": 100}[style]
+    sb = 2.0 ** -round(np.log2(60.0 * 3 * both**0.5 / 300 * 4096)) if style == "ties" else spread / (73.0 * 73 * both**0.5) / 4096
+    parts.add(0, "uint8", (form.n, form.k), eighth)
+    parts.add(1, "uint8", (form.n, form.cells), eighth, state=True)
+    parts.add(2, "uint8", w.shape, q(sb * 128, int(rng.choice([128, rng.integers(100, 156), 0, 255])), "uint8"), w)
+    parts.add(3, "int32", (4 * form.cells,), q(sb, 0, "int32"), rng.integers(-(2**11), 2**11, 4 * form.cells) / (sb * 4096))
+    parts.add(4, "int16", (form.n, form.cells), q(2.0**-11, 0, "int16"), state=True)
+    kinds = (("uint8", form.cells), ("int16", form.cells), ("uint8", both), ("int16", 4 * form.cells))
+    scales = {"uint8": eighth, "int16": q(2.0**-11, 0, "int16")}
+    outputs = [Tensor(0, "", (form.n, c), t, scales[t]) for t, c in kinds]
+    x = rng.integers(0, 256, (samples, form.n, form.k)).astype(np.uint8)
+    return parts.model("LSTM", BASIC, 5, outputs, 2), [x], style
+
+
+def one_step(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a FULL LSTM of those of a sequence."""
+    return {k: v for k, v in options.items() if k not in ("time_major", "diagonal_recurrent_tensors")} | {"kernel_type": "FULL"}
 
 
 # float -------------------------------------------------------------------
@@ -227,8 +254,7 @@ def full_lstm(form: Form, draw: int, *, hybrid: bool = False, samples: int = 4) 
     parts.add(18, "float32", (form.n, form.outputs), state=True)
     parts.add(19, "float32", (form.n, form.cells), state=True)
     options = lstm_options(form, rng, str(rng.choice(ACTIVATIONS)), asymmetric_quantize_inputs=bool(draw % 2) and hybrid)
-    options = {k: v for k, v in options.items() if k not in ("time_major", "diagonal_recurrent_tensors")} | {"kernel_type": "FULL"}
-    model = parts.model("LSTM", options, 24 if form.norm else 20, [_output(form.n, form.outputs)])
+    model = parts.model("LSTM", one_step(options), 24 if form.norm else 20, [_output(form.n, form.outputs)])
     return model, [real_data(rng, (form.n, form.k), samples)], options["fused_activation_function"]
 
 

@@ -74,6 +74,17 @@ def test_integer_lstm_equals_litert(form, request, oracle, record_property):
     compare(request, oracle, record_property, lambda draw: recurrent.integer_lstm(form, draw))
 
 
+def test_one_step_of_an_integer_lstm_equals_litert(form, request, oracle, record_property):
+    compare(request, oracle, record_property, lambda draw: recurrent.integer_lstm(form, draw, full=True))
+
+
+@pytest.mark.parametrize("sizes", [(1, 8, 4), (3, 5, 7), (2, 19, 17)], ids=str)
+def test_basic_integer_lstm_equals_litert(sizes, request, oracle, record_property):
+    n, k, cells = sizes
+    form = recurrent.Form(n=n, k=k, cells=cells)
+    compare(request, oracle, record_property, lambda draw: recurrent.basic_integer_lstm(form, draw))
+
+
 FLOAT = {
     "UNIDIRECTIONAL_SEQUENCE_LSTM": recurrent.float_lstm,
     "LSTM": recurrent.full_lstm,
