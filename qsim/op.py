@@ -82,7 +82,8 @@ class Rule:
     (run receives None there).
     versions: type of the data -> op version to stamp (the lowest that fits, never above the reference resolver's ceiling).
     keep_float: never quantized (its output feeds shapes, it converts, or LiteRT's kernel stops or errs at some parameters or codes).
-    state: positions of variable tensors that the op replaces; `real` and `run` return their new values after the outputs.
+    state: positions of variable tensors that the op replaces; `real` and `run` return their new values after the outputs. Where they
+    depend on the form of the op, a mapping from the number of inputs.
     """
 
     data: tuple[int, ...] | str = (0,)
@@ -95,7 +96,11 @@ class Rule:
     prepared: tuple[int, ...] = ()
     versions: Mapping[str, int] = field(default_factory=lambda: {"float32": 1, "int8": 2})
     keep_float: bool = False
-    state: tuple[int, ...] = ()
+    state: tuple[int, ...] | Mapping[int, tuple[int, ...]] = ()
+
+    def states(self, node: Node) -> tuple[int, ...]:
+        """Positions of the variable tensors that this node replaces."""
+        return self.state.get(len(node.inputs), ()) if isinstance(self.state, Mapping) else self.state
 
     def data_inputs(self, node: Node) -> tuple[int, ...]:
         """Positions of the inputs of this node that carry real values."""

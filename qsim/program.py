@@ -177,7 +177,7 @@ def _control_step(model: Model, where: Site, mode: str, flavour: str) -> tuple[S
 def _real_step(op: Op, where: Site, mode: str) -> Step:
     options = where.node.real_options
     host = {p: where.values[p] for p in _static_positions(op, where)}
-    return Step(where.node, lambda leaves, *xs: op.real(options, *xs), host, (options, _shapes(host)), state=op.rule.state)
+    return Step(where.node, lambda leaves, *xs: op.real(options, *xs), host, (options, _shapes(host)), state=op.rule.states(where.node))
 
 
 def _integer_step(op: Op, where: Site, flavour: str) -> tuple[Step, Plan | None]:
@@ -193,7 +193,7 @@ def _integer_step(op: Op, where: Site, flavour: str) -> tuple[Step, Plan | None]
     options = where.options
     hidden = {p: None for p in (*static_positions, *op.rule.prepared) if p < len(where.inputs)}
     call = functools.partial(_run_kernel, kernel.run, options, plan.static)
-    return Step(where.node, call, hidden, (options, plan.static), plan.note, op.rule.state), plan  # type: ignore[arg-type]
+    return Step(where.node, call, hidden, (options, plan.static), plan.note, op.rule.states(where.node)), plan  # type: ignore[arg-type]
 
 
 def _run_kernel(run: Callable[..., Any], options: Any, static: Any, leaves: Any, *inputs: Any) -> Any:

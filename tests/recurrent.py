@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -124,14 +124,15 @@ def lstm_options(form: Form, rng: Rng, activation: str = "TANH", **more: Any) ->
     return {**common, "time_major": form.major, "diagonal_recurrent_tensors": False} | more
 
 
-def integer_lstm(form: Form, draw: int, samples: int = 5) -> tuple[Model, np.ndarray, str]:
-    """An int8 UNIDIRECTIONAL_SEQUENCE_LSTM with int16 cell, data for it and the style of the draw."""
+def integer_lstm(form: Form, draw: int, samples: int = 5, *, full: bool = False) -> tuple[Model, np.ndarray, str]:
+    """An int8 UNIDIRECTIONAL_SEQUENCE_LSTM (or one step, a `full` LSTM) with int16 cell, data for it and the style of the draw."""
+    shape = (form.n, form.k) if full else form.shape(form.k)
     style, rng = STYLES[draw % 4], np.random.default_rng([draw, *str(form).encode()])
     parts, large = Parts(), 3.0 if style == "saturated" else 0.0
     zx, zh, zi = (zero_point(rng, s) for s in (style, *["random" if form.projection else style] * 2))
     sx, sh, cell_shift = power(rng, style, -7, -4), power(rng, style, -9, -6), int(rng.integers(-14, -8))
     s_hidden, z_hidden = (power(rng, style, -9, -6), zi) if form.projection else (sh, zh)
-    parts.add(0, "int8", form.shape(form.k), q(sx, zx))
+    parts.add(0, "int8", shape, q(sx, zx))
     for g in form.gates:
         sums = power(rng, style, -12, -7) if form.norm else f32(2.0**-12)
         for p, columns, s in ((1, form.k, sx), (5, form.outputs, sh)):
@@ -159,6 +160,168 @@ def integer_lstm(form: Form, draw: int, samples: int = 5) -> tuple[Model, np.nda
     parts.intermediates = [Tensor(0, "", (), "int16", q(power(rng, style, -12, -7), 0, "int16")) for _ in range(4)]
     parts.intermediates.append(Tensor(0, "", (), "int8", q(s_hidden, z_hidden)))
     slots = 24 if form.norm or draw % 2 else 20
-    y = Tensor(0, "y", form.shape(form.outputs), "int8", q(sh, zh))
-    model = parts.model("UNIDIRECTIONAL_SEQUENCE_LSTM", lstm_options(form, rng), slots, [y], 3)
-    return model, codes(rng, style, form.shape(form.k), zx, samples), style
+    y = Tensor(0, "y", (*shape[:-1], form.outputs), "int8", q(sh, zh))
+    name, options = "UNIDIRECTIONAL_SEQUENCE_LSTM", lstm_options(form, rng)
+    if full:
+        name, options = "LSTM", one_step(options)
+    return parts.model(name, options, slots, [y], 3), codes(rng, style, shape, zx, samples), style
+
+
+def basic_integer_lstm(form: Form, draw: int, samples: int = 5) -> tuple[Model, list[np.ndarray], str]:
+    """An uint8 BASIC LSTM."""
+    style, rng, parts = STYLES[draw % 4], np.random.default_rng([draw, form.cells]), Parts()
+    both, eighth = form.k + form.cells, q(2.0**-7, 128, "uint8")
+    w = np.clip(weights(rng, style, (4 * form.cells, both)) + 128, 0, 255)
+    spread = {"random": 4000, "ties": 300, "saturated": 40000, "edge": 100}[style]
+    sb = 2.0 ** -round(np.log2(60.0 * 3 * both**0.5 / 300 * 4096)) if style == "ties" else spread / (73.0 * 73 * both**0.5) / 4096
+    parts.add(0, "uint8", (form.n, form.k), eighth)
+    parts.add(1, "uint8", (form.n, form.cells), eighth, state=True)
+    parts.add(2, "uint8", w.shape, q(sb * 128, int(rng.choice([128, rng.integers(100, 156), 0, 255])), "uint8"), w)
+    parts.add(3, "int32", (4 * form.cells,), q(sb, 0, "int32"), rng.integers(-(2**11), 2**11, 4 * form.cells) / (sb * 4096))
+    parts.add(4, "int16", (form.n, form.cells), q(2.0**-11, 0, "int16"), state=True)
+    kinds = (("uint8", form.cells), ("int16", form.cells), ("uint8", both), ("int16", 4 * form.cells))
+    scales = {"uint8": eighth, "int16": q(2.0**-11, 0, "int16")}
+    outputs = [Tensor(0, "", (form.n, c), t, scales[t]) for t, c in kinds]
+    x = rng.integers(0, 256, (samples, form.n, form.k)).astype(np.uint8)
+    return parts.model("LSTM", BASIC, 5, outputs, 2), [x], style
+
+
+def one_step(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a FULL LSTM of those of a sequence."""
+    return {k: v for k, v in options.items() if k not in ("time_major", "diagonal_recurrent_tensors")} | {"kernel_type": "FULL"}
+
+
+# float -------------------------------------------------------------------
+
+
+def _normal(parts: Parts, rng: Rng, p: int, shape: tuple[int, ...], spread: float, *, hybrid: bool = False) -> None:
+    """A constant of normal values; as int8 weights with one scale where `hybrid`."""
+    if not hybrid:
+        return parts.add(p, "float32", shape, None, rng.normal(0, spread, shape))
+    w = weights(rng, "random", shape, lowest=-127)
+    return parts.add(p, "int8", shape, q(spread / 73 * 2.0 ** rng.uniform(-1, 1)), w)
+
+
+def float_cell(parts: Parts, rng: Rng, form: Form, first: int, aux: int | None = None, *, hybrid: bool = False) -> None:
+    """The operands of one LSTM cell from position `first` on; auxiliary weights of form.k columns from `aux` on."""
+    for g in form.gates:
+        _normal(parts, rng, first + g, (form.cells, form.k), form.k**-0.5, hybrid=hybrid)
+        _normal(parts, rng, first + 4 + g, (form.cells, form.outputs), form.outputs**-0.5, hybrid=hybrid)
+        if aux is not None:
+            _normal(parts, rng, aux + g, (form.cells, form.k), form.k**-0.5, hybrid=hybrid)
+        if form.peephole and g != 2:
+            _normal(parts, rng, first + 8 + min(g, 2), (form.cells,), 1.0, hybrid=hybrid)
+        _normal(parts, rng, first + 11 + g, (form.cells,), 0.5)
+        if form.norm:
+            _normal(parts, rng, 20 + g, (form.cells,), 1.0)
+    if form.projection:
+        _normal(parts, rng, first + 15, (form.outputs, form.cells), form.cells**-0.5, hybrid=hybrid)
+        if form.projection == "bias":
+            _normal(parts, rng, first + 16, (form.outputs,), 0.5)
+
+
+def real_data(rng: Rng, shape: tuple[int, ...], samples: int) -> np.ndarray:
+    """Normal data; one sample of zeros."""
+    x = rng.normal(0, 1, (samples, *shape)) * 2.0 ** rng.uniform(-2, 2)
+    x[samples // 2] = 0
+    return x.astype(f32)
+
+
+def _output(*shape: int) -> Tensor:
+    return Tensor(0, "", shape, "float32")
+
+
+def float_lstm(form: Form, draw: int, *, hybrid: bool = False, samples: int = 4) -> tuple[Model, list[np.ndarray], str]:
+    """UNIDIRECTIONAL_SEQUENCE_LSTM on reals."""
+    rng, parts = np.random.default_rng([draw, *str(form).encode()]), Parts()
+    parts.add(0, "float32", form.shape(form.k))
+    float_cell(parts, rng, form, 1, hybrid=hybrid)
+    parts.add(18, "float32", (form.n, form.outputs), state=True)
+    parts.add(19, "float32", (form.n, form.cells), state=True)
+    options = lstm_options(form, rng, str(rng.choice(ACTIVATIONS)), asymmetric_quantize_inputs=bool(draw % 2) and hybrid)
+    model = parts.model("UNIDIRECTIONAL_SEQUENCE_LSTM", options, 24 if form.norm else 20, [_output(*form.shape(form.outputs))])
+    return model, [real_data(rng, form.shape(form.k), samples)], options["fused_activation_function"]
+
+
+ACTIVATIONS = ("TANH", "TANH", "RELU", "RELU6", "RELU_N1_TO_1")
+
+
+def full_lstm(form: Form, draw: int, *, hybrid: bool = False, samples: int = 4) -> tuple[Model, list[np.ndarray], str]:
+    """LSTM, kernel type FULL: one step."""
+    rng, parts = np.random.default_rng([draw, *str(form).encode()]), Parts()
+    parts.add(0, "float32", (form.n, form.k))
+    float_cell(parts, rng, form, 1, hybrid=hybrid)
+    parts.add(18, "float32", (form.n, form.outputs), state=True)
+    parts.add(19, "float32", (form.n, form.cells), state=True)
+    options = lstm_options(form, rng, str(rng.choice(ACTIVATIONS)), asymmetric_quantize_inputs=bool(draw % 2) and hybrid)
+    model = parts.model("LSTM", one_step(options), 24 if form.norm else 20, [_output(form.n, form.outputs)])
+    return model, [real_data(rng, (form.n, form.k), samples)], options["fused_activation_function"]
+
+
+def basic_lstm(form: Form, draw: int, samples: int = 4) -> tuple[Model, list[np.ndarray], str]:
+    """LSTM, kernel type BASIC, on reals."""
+    rng, parts, both = np.random.default_rng([draw, *str(form).encode()]), Parts(), form.k + form.cells
+    parts.add(0, "float32", (form.n, form.k))
+    parts.add(1, "float32", (form.n, form.cells), state=True)
+    _normal(parts, rng, 2, (4 * form.cells, both), both**-0.5)
+    _normal(parts, rng, 3, (4 * form.cells,), 0.5)
+    parts.add(4, "float32", (form.n, form.cells), state=True)
+    outputs = [_output(form.n, c) for c in (form.cells, form.cells, both, 4 * form.cells)]
+    return parts.model("LSTM", BASIC, 5, outputs, 2), [real_data(rng, (form.n, form.k), samples)], ""
+
+
+BASIC = {"fused_activation_function": "TANH", "cell_clip": 0.0, "proj_clip": 0.0, "kernel_type": "BASIC"}
+BASIC |= {"asymmetric_quantize_inputs": False}
+
+
+def both_ways_lstm(form: Form, draw: int, *, hybrid: bool = False, samples: int = 4) -> tuple[Model, list[np.ndarray], str]:
+    """BIDIRECTIONAL_SEQUENCE_LSTM: merged or not; without, with and with weighted auxiliary input."""
+    rng, parts = np.random.default_rng([draw, *str(form).encode()]), Parts()
+    merged, aux = bool(rng.integers(2)), ("none", "below", "weighted")[draw % 3]
+    parts.add(0, "float32", form.shape(form.k))
+    float_cell(parts, rng, form, 1, 40 if aux == "weighted" else None, hybrid=hybrid)
+    float_cell(parts, rng, form, 18, 44 if aux == "weighted" else None, hybrid=hybrid)
+    for p, columns in zip(range(35, 39), (form.outputs, form.cells) * 2, strict=True):
+        parts.add(p, "float32", (form.n, columns), state=True)
+    data = [real_data(rng, form.shape(form.k), samples)]
+    if aux != "none":
+        parts.add(39, "float32", form.shape(form.k))
+        data.append(real_data(rng, form.shape(form.k), samples))
+    options = lstm_options(form, rng, str(rng.choice(ACTIVATIONS)), asymmetric_quantize_inputs=bool(draw % 2) and hybrid)
+    options = {k: v for k, v in options.items() if k != "diagonal_recurrent_tensors"} | {"merge_outputs": merged}
+    outputs = [_output(*form.shape(form.outputs * 2))] if merged else [_output(*form.shape(form.outputs))] * 2
+    model = parts.model("BIDIRECTIONAL_SEQUENCE_LSTM", options, 48, outputs)
+    return model, data, f"{options['fused_activation_function']}, merged {merged}, auxiliary {aux}"
+
+
+def rnn(
+    op: str, form: Form, draw: int, *, hybrid: bool = False, samples: int = 4, defect: bool = False
+) -> tuple[Model, list[np.ndarray], str]:
+    """RNN, UNIDIRECTIONAL_SEQUENCE_RNN or BIDIRECTIONAL_SEQUENCE_RNN. `defect`: also where LiteRT reads the wrong input."""
+    rng, parts, units = np.random.default_rng([draw, *str(form).encode()]), Parts(), (form.cells, form.cells + 3)
+    ways = 2 if op.startswith("BI") else 1
+    aux = ("none", "below", "weighted")[draw % 3] if ways == 2 else "none"
+    form = replace(form, major=True) if aux == "below" and not defect else form
+    shape = (form.n, form.k) if op == "RNN" else form.shape(form.k)
+    options = {
+        "fused_activation_function": str(rng.choice(["NONE", *ACTIVATIONS])),
+        "asymmetric_quantize_inputs": bool(draw % 2) and hybrid,
+    }
+    options |= {} if op == "RNN" else {"time_major": form.major}
+    parts.add(0, "float32", shape)
+    for way, n in enumerate(units[:ways]):
+        _normal(parts, rng, 4 * way + 1, (n, form.k), form.k**-0.5, hybrid=hybrid)
+        _normal(parts, rng, 4 * way + 2, (n, n), 0.7 * n**-0.5, hybrid=hybrid)
+        _normal(parts, rng, 4 * way + 3, (n,), 0.5)
+        parts.add(4 * way + 4, "float32", (form.n, n), state=True)
+        if aux == "weighted":
+            _normal(parts, rng, 10 + way, (n, form.k), form.k**-0.5, hybrid=hybrid)
+    data = [real_data(rng, shape, samples)]
+    if aux != "none":
+        parts.add(9, "float32", shape)
+        data.append(real_data(rng, shape, samples))
+    outputs = [_output(*shape[:-1], n) for n in units[:ways]]
+    if ways == 2:
+        options["merge_outputs"] = bool(rng.integers(2))
+        outputs = [_output(*shape[:-1], sum(units))] if options["merge_outputs"] else outputs
+    return parts.model(op, options, 12 if ways == 2 else 5, outputs), data, f"{options}, auxiliary {aux}"

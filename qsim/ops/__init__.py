@@ -9,8 +9,7 @@ from ..op import Op
 FAMILIES = (
     "linear", "products", "mediapipe", "elementwise", "arithmetic", "compare", "activation", "softmax", "tables",
     "unary", "normalize", "pooling", "neighbours", "reduction", "movement", "slicing", "blocks",
-    "filling", "choosing", "lookup", "shape", "convert", "resize", "recurrent", "lstm",
-    "sparse",
+    "filling", "choosing", "lookup", "shape", "convert", "resize", "recurrent", "lstm", "sparse", "lstm_kinds", "rnn",
 )  # fmt: skip
 
 

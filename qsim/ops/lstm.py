@@ -66,7 +66,7 @@ def lstm_plan(site: Site, flavour: str) -> Plan:
         tuple(GATES[g] for g in present), _input(site, PEEPHOLES + 2) is not None, _input(site, NORMS + 1) is not None,
         _input(site, PROJECTION) is not None,
     )  # fmt: skip
-    leaves: Leaves = {"logistic": _table(fixed16.logistic, 3), "tanh": _table(fixed16.tanh, 3)}
+    leaves: Leaves = {"logistic": table(fixed16.logistic, 3), "tanh": table(fixed16.tanh, 3)}
     for g in present:
         leaves |= {f"{GATES[g]}_{k}": v for k, v in _gate_leaves(site, how, g).items()}
     return Plan(how, leaves | _cell_leaves(site) | _output_leaves(site, how), "16-bit fixed-point gates; two fixed-point roundings")
@@ -125,7 +125,7 @@ def _cell_leaves(site: Site) -> Leaves:
     s, shift = affine(site, site.inputs[CELL_STATE])[0], _cell_shift(site)
     clip = min(int(f32(site.options.cell_clip) / s), 2**15 - 1) if site.options.cell_clip > 0 else 0
     return {
-        "state_tanh": _table(fixed16.tanh, 15 + shift), "state_right": np.int32(30 + shift),
+        "state_tanh": table(fixed16.tanh, 15 + shift), "state_right": np.int32(30 + shift),
         "state_low": np.int32(-clip if clip else -(2**15)), "state_high": np.int32(clip or 2**15 - 1),
     }  # fmt: skip
 
@@ -155,7 +155,7 @@ def _multiplier(name: str, real: Any) -> Leaves:
     return {f"{name}multiplier": np.int32(m[0]), f"{name}shift": np.int32(e[0])}
 
 
-def _table(function: Any, bits: int) -> np.ndarray:
+def table(function: Any, bits: int) -> np.ndarray:
     """`fixed16.logistic` or `tanh` of every int16 with `bits` integer bits; index a + 2^15."""
     return np.asarray(function(np.arange(-(2**15), 2**15), bits)).astype(np.int16)
 
@@ -179,7 +179,7 @@ def integer_step(how: Static, leaves: Leaves, x: Any, h: Any, c: Any) -> tuple[A
     into = logistic("input", c) if GATES[INPUT] in how.gates else np.int32(2**15 - 1) - forget
     new = fixed.lookup(leaves["tanh"], _gate(how, leaves, "cell", x, h, c)).astype(np.int32)
     kept = _wrap16(fixed.shift_away(forget * c.astype(np.int32), jnp.int32(15)))
-    c = _sat16(kept + _wrap16(fixed.shift_away(into * new, leaves["state_right"])))
+    c = saturate16(kept + _wrap16(fixed.shift_away(into * new, leaves["state_right"])))
     c = jnp.clip(c, leaves["state_low"].astype(np.int16), leaves["state_high"].astype(np.int16))
     y = logistic("output", c) * fixed.lookup(leaves["state_tanh"], c).astype(np.int32)
     y = fixed.requantize(y, leaves["hidden_multiplier"], leaves["hidden_shift"])
@@ -194,12 +194,12 @@ def integer_step(how: Static, leaves: Leaves, x: Any, h: Any, c: Any) -> tuple[A
 
 def _gate(how: Static, leaves: Leaves, name: str, x: Any, h: Any, c: Any) -> Any:
     own = {k[len(name) + 1 :]: v for k, v in leaves.items() if k.startswith(f"{name}_")}
-    v = _sat16(fixed.requantize(dot.dense(x, own["weights"], own["bias"]), own["multiplier"], own["shift"]))
+    v = saturate16(fixed.requantize(dot.dense(x, own["weights"], own["bias"]), own["multiplier"], own["shift"]))
     more = fixed.requantize(dot.dense(h, own["recurrent"], own["offset"]), own["recurrent_multiplier"], own["recurrent_shift"])
-    v = _sat16(v.astype(np.int32) + more)
+    v = saturate16(v.astype(np.int32) + more)
     if how.peephole and name != "cell":
         more = fixed.requantize(c.astype(np.int32) * own["peephole"], own["peephole_multiplier"], own["peephole_shift"])
-        v = _sat16(v.astype(np.int32) + more)
+        v = saturate16(v.astype(np.int32) + more)
     return _normalize(own, v.astype(np.int32)) if how.norm else v
 
 
@@ -222,10 +222,10 @@ def _normalize(own: Leaves, v: Any) -> Any:
     multiplier, shift = inverse_sqrt(var)
     r = fixed.requantize(v * np.int32(1024) - mean, multiplier, shift)
     r = r * own["norm"][None] + own["norm_bias"][None]
-    return _sat16(fixed.requantize(fixed.shift_away(r, jnp.int32(10)), own["norm_multiplier"], own["norm_shift"]))
+    return saturate16(fixed.requantize(fixed.shift_away(r, jnp.int32(10)), own["norm_multiplier"], own["norm_shift"]))
 
 
-def _sat16(x: Any) -> Any:
+def saturate16(x: Any) -> Any:
     return fixed.store(x, np.int32(0), np.int32(-(2**15)), np.int32(2**15 - 1), np.int16)
 
 
