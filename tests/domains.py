@@ -66,6 +66,7 @@ DOMAINS_16: Mapping[str, Domain] = {
     "LOGISTIC": Domain("input", -17, -8, (2.0**-12,)),
     "TANH": Domain("input", -17, -8, (2.0**-12, 2.0**-11)),
     "SOFTMAX": Domain("input", -16, -4),
+    "BATCH_MATMUL": Domain("product", -22, -6),
     "EXP": Domain("input", -16, -9),
 }
 
@@ -94,6 +95,7 @@ FIXED_OPTIONS: Mapping[str, tuple[str, ...]] = {
 
 RESCALES = (("CONCATENATION", "uint8"),)  # kernels that take inputs of other scales, though the rule ties them for quantizing
 CENTERED = ("EMBEDDING_LOOKUP",)  # zero points are 0
+WEIGHTS: Mapping[str, int] = {"BATCH_MATMUL": 1}  # operands that are weights where they are constant, and must be for float data
 REAL_TOO = ("DIV", "HARD_SWISH", "SQUARED_DIFFERENCE", "SQRT", "RSQRT")  # never quantized, but float models have them
 NO_REFERENCE = ("ELU", "CEIL", "ROUND")  # ops the reference resolver does not know
 NONZERO = ("DIV", "FLOOR_DIV", "FLOOR_MOD")  # ops whose second operand is never 0
@@ -184,7 +186,8 @@ def parameters(op: str, domain: Domain, style: str, rng: Rng, inputs: Mapping[in
         domain.kind
     ]
     scales = find(domain, style, rng, s_y if domain.kind != "input" else f32(1), len(inputs))
-    zeros = {p: 0 if op in CENTERED else zero_point(rng, t) for p, t in inputs.items()}
+    centred = op in CENTERED or (op in WEIGHTS and inputs.get(0) != "int8")
+    zeros = {p: 0 if centred else zero_point(rng, t) for p, t in inputs.items()}
     if domain.kind == "tied":
         shared = next(iter(zeros.values()), 0)
         return Parameters({p: (s_y, shared) for p in inputs}, tuple((s_y, shared) for _ in outputs))
@@ -325,6 +328,7 @@ def rows(style: str, rng: Rng, shape: tuple[int, ...], samples: int) -> np.ndarr
     steps = np.where(rng.random(x.shape) < 0.1, rng.choice(np.array([-least, least]), x.shape), steps)
     ends = steps if shape[-1] > 1 else steps.reshape(samples, -1)
     ends[..., 0], ends[..., 1] = 127, rng.choice([-127, -128])
+    steps += rng.integers(-127, 128) * rng.integers(2)  # a range that is not centred has a zero point other than 0
     return (steps * 2.0 ** rng.integers(-6, 2)).astype(f32)
 
 

@@ -279,8 +279,14 @@ def _operand(row: Row, p: int, style: str, rng: np.random.Generator, drawn: doma
     if shape is None:
         return None, None
     q = _qparams(*drawn.inputs[p], kind) if p in drawn.inputs else None
+    weights, by_rows = domains.WEIGHTS.get(row.op.name), row.types[0][0] == "float32" != row.types[0][-1]
+    if p == weights and p in case.constant and q is not None and rng.random() < 0.5:
+        axis = len(shape) - 2 if row.options.get("adj_y", False) else len(shape) - 1
+        q = _qparams(q.scale * 2 ** rng.uniform(-2, 2, shape[axis]), np.zeros(shape[axis], np.int64), kind, axis)
+    if weights is not None and by_rows and kind == "float32":
+        return Tensor(p, f"x{p}", shape, kind), domains.rows(style, rng, shape, SAMPLES)
     values = _values(kind, shape, style, rng, q, out_q)
-    if p in case.constant:
+    if p in case.constant or (p == weights and by_rows):
         return Tensor(p, f"x{p}", shape, kind, q, values[-1]), None
     return Tensor(p, f"x{p}", shape, kind, q), values
 

@@ -42,6 +42,8 @@ def symmetric(x: Any) -> Codes:
 def asymmetric(x: Any) -> Codes:
     """scale = (high - low) / 255 of the range with 0; the zero point is found at the end where it loses less; every step float32.
 
+    codes = round_away(x / scale) + zero: the zero point comes after the rounding.
+
     *Restates*: AsymmetricQuantizeFloats of the LiteRT kernels.
     """
     low, high = _ends(x)
@@ -50,8 +52,8 @@ def asymmetric(x: Any) -> Codes:
     below, above = low / scale, high / scale
     zero = jnp.where(f32(128) + jnp.abs(below) < f32(127) + jnp.abs(above), f32(-128) - below, f32(127) - above)
     zero = jnp.where(none, f32(0), _away(fixed.clamp(zero, f32(-128), f32(127))))
-    steps = fixed.clamp(x * (f32(1) / scale), f32(-300), f32(300)) + zero
-    return Codes(_away(fixed.clamp(steps, f32(-128), f32(127))).astype(np.int8), zero.astype(np.int32), scale)
+    codes = _away(fixed.clamp(x * (f32(1) / scale), f32(-300), f32(300))) + zero
+    return Codes(fixed.clamp(codes, f32(-128), f32(127)).astype(np.int8), zero.astype(np.int32), scale)
 
 
 def dynamic(x: Any) -> Codes:
