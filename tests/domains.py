@@ -145,7 +145,7 @@ def other_options(op: str, options: Mapping, rng: Rng, types: tuple[str, ...] = 
     FULLY_CONNECTED only int8 takes it (LiteRT refuses others)."""
     free = [k for k in options if k in ALTERNATIVES and k not in FIXED_OPTIONS.get(op, ())]
     drawn = {k: ALTERNATIVES[k][rng.integers(len(ALTERNATIVES[k]))] for k in free}
-    without = types[:2] == ("float32", "int8") or (op == "FULLY_CONNECTED" and types[:2] != ("int8", "int8"))
+    without = types[:2] in (("float32", "int8"), ("float32", "int4")) or (op == "FULLY_CONNECTED" and types[:2] != ("int8", "int8"))
     if without and drawn.get("fused_activation_function") == "TANH":
         drawn["fused_activation_function"] = "RELU"
     return {**options, **drawn}
@@ -295,6 +295,14 @@ def _multiplier(style: str, rng: Rng, taps: float) -> tuple[float, float]:
     if style == "edge":  # minute multipliers: the accumulator is nearly all bias
         return 2.0 ** rng.uniform(-21, -14), 60.0
     return 2.0 ** rng.uniform(1, 6.5) / (73.0 * 73.0 * taps**0.5), 20.0
+
+
+def lowest(op: str, flavour: str, type_name: str, rng: Rng, w: np.ndarray) -> np.ndarray:
+    """Weights for float data, in a quarter of the draws with the lowest code where LiteRT has a result for it."""
+    bad = {"CONV_2D": type_name == "int8" and flavour != "xnnpack" and w.shape[0] % 4, "FULLY_CONNECTED": type_name == "int4"}
+    if bad.get(op, False) or rng.random() >= 0.25:
+        return w
+    return np.where(rng.random(w.shape) < 0.2, w.dtype.type(code_range(type_name)[0]), w)
 
 
 def codes(style: str, rng: Rng, type_name: str, zero: int, shape: tuple[int, ...], samples: int, *, narrow: bool) -> np.ndarray:

@@ -342,10 +342,11 @@ def _hybrid(row: Row, style: str, rng: np.random.Generator) -> _Drawn:
     kinds = ("int8", ins[w], "int8")  # type: ignore[index]
     drawn = domains.linear(style, rng, shape, axis, kinds, bias="", channels=channels)  # type: ignore[arg-type]
     q = _qparams(drawn.weight_scale, np.zeros(channels, np.int64), ins[w], axis)  # type: ignore[index,arg-type]
+    codes = domains.lowest(row.op.name, row.flavour, ins[w], rng, drawn.weights)  # type: ignore[index]
     values = domains.rows(style, rng, case.inputs[x], SAMPLES)  # type: ignore[arg-type,index]
     slots: list[Tensor | None] = [None] * len(ins)
     slots[x] = Tensor(x, f"x{x}", case.inputs[x], ins[x])  # type: ignore
-    slots[w] = Tensor(w, "w", shape, ins[w], q, drawn.weights)  # type: ignore
+    slots[w] = Tensor(w, "w", shape, ins[w], q, codes)  # type: ignore
     if b is not None and b < len(ins) and case.inputs[b] is not None:
         bias = rng.normal(0, np.abs(values).max() * drawn.weight_scale.max() * 50, case.inputs[b]).astype(np.float32)
         slots[b] = Tensor(b, "b", bias.shape, "float32", None, bias)
