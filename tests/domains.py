@@ -67,6 +67,7 @@ DOMAINS_16: Mapping[str, Domain] = {
     "LOGISTIC": Domain("input", -17, -8, (2.0**-12,)),
     "TANH": Domain("input", -17, -8, (2.0**-12, 2.0**-11)),
     "SOFTMAX": Domain("input", -16, -4),
+    "BATCH_MATMUL": Domain("product", -22, -6),
     "EXP": Domain("input", -16, -9),
 }
 
@@ -97,6 +98,7 @@ FIXED_OPTIONS: Mapping[str, tuple[str, ...]] = {
 
 RESCALES = (("CONCATENATION", "uint8"),)  # kernels that take inputs of other scales, though the rule ties them for quantizing
 CENTERED = ("EMBEDDING_LOOKUP",)  # zero points are 0
+WEIGHTS: Mapping[str, int] = {"BATCH_MATMUL": 1}  # operands that are weights where they are constant, and must be for float data
 REAL_TOO = ("DIV", "HARD_SWISH", "SQUARED_DIFFERENCE", "SQRT", "RSQRT")  # never quantized, but float models have them
 NO_REFERENCE = ("ELU", "CEIL", "ROUND")  # ops the reference resolver does not know
 NONZERO = ("DIV", "FLOOR_DIV", "FLOOR_MOD")  # ops whose second operand is never 0
@@ -159,7 +161,7 @@ def other_options(op: str, options: Mapping, rng: Rng, types: tuple[str, ...] = 
     FULLY_CONNECTED only int8 takes it (LiteRT refuses others)."""
     free = [k for k in options if k in ALTERNATIVES and k not in FIXED_OPTIONS.get(op, ())]
     drawn = {k: ALTERNATIVES[k][rng.integers(len(ALTERNATIVES[k]))] for k in free}
-    without = types[:2] == ("float32", "int8") or (op == "FULLY_CONNECTED" and types[:2] != ("int8", "int8"))
+    without = types[:2] in (("float32", "int8"), ("float32", "int4")) or (op == "FULLY_CONNECTED" and types[:2] != ("int8", "int8"))
     if without and drawn.get("fused_activation_function") == "TANH":
         drawn["fused_activation_function"] = "RELU"
     return {**options, **drawn}
@@ -203,7 +205,8 @@ def parameters(op: str, domain: Domain, style: str, rng: Rng, inputs: Mapping[in
     ]
     scales = find(domain, style, rng, s_y if domain.kind != "input" else f32(1), len(inputs))
     wide = op == "QUANTIZE" and len({*inputs.values(), *outputs}) > 1
-    zeros = {p: 0 if op in CENTERED else zero_point(rng, t, wide) for p, t in inputs.items()}
+    centred = op in CENTERED or (op in WEIGHTS and inputs.get(0) != "int8")
+    zeros = {p: 0 if centred else zero_point(rng, t, wide) for p, t in inputs.items()}
     if domain.kind == "tied":
         shared = next(iter(zeros.values()), 0)
         return Parameters({p: (s_y, shared) for p in inputs}, tuple((s_y, shared) for _ in outputs))
@@ -315,6 +318,14 @@ def _multiplier(style: str, rng: Rng, taps: float) -> tuple[float, float]:
     return 2.0 ** rng.uniform(1, 6.5) / (73.0 * 73.0 * taps**0.5), 20.0
 
 
+def lowest(op: str, flavour: str, type_name: str, rng: Rng, w: np.ndarray) -> np.ndarray:
+    """Weights for float data, in a quarter of the draws with the lowest code where LiteRT has a result for it."""
+    bad = {"CONV_2D": type_name == "int8" and flavour != "xnnpack" and w.shape[0] % 4, "FULLY_CONNECTED": type_name == "int4"}
+    if bad.get(op, False) or rng.random() >= 0.25:
+        return w
+    return np.where(rng.random(w.shape) < 0.2, w.dtype.type(code_range(type_name)[0]), w)
+
+
 def codes(
     style: str, rng: Rng, type_name: str, zero: int, shape: tuple[int, ...], samples: int, *, narrow: bool, full: bool = False
 ) -> np.ndarray:
@@ -351,6 +362,7 @@ def rows(style: str, rng: Rng, shape: tuple[int, ...], samples: int) -> np.ndarr
     steps = np.where(rng.random(x.shape) < 0.1, rng.choice(np.array([-least, least]), x.shape), steps)
     ends = steps if shape[-1] > 1 else steps.reshape(samples, -1)
     ends[..., 0], ends[..., 1] = 127, rng.choice([-127, -128])
+    steps += rng.integers(-127, 128) * rng.integers(2)  # a range that is not centred has a zero point other than 0
     return (steps * 2.0 ** rng.integers(-6, 2)).astype(f32)
 
 

@@ -284,8 +284,14 @@ def _operand(row: Row, p: int, style: str, rng: np.random.Generator, drawn: doma
     if shape is None:
         return None, None
     q = _qparams(*drawn.inputs[p], kind) if p in drawn.inputs else None
+    weights, by_rows = domains.WEIGHTS.get(row.op.name), row.types[0][0] == "float32" != row.types[0][-1]
+    if p == weights and p in case.constant and q is not None and rng.random() < 0.5:
+        axis = len(shape) - 2 if row.options.get("adj_y", False) else len(shape) - 1
+        q = _qparams(q.scale * 2 ** rng.uniform(-2, 2, shape[axis]), np.zeros(shape[axis], np.int64), kind, axis)
+    if weights is not None and by_rows and kind == "float32":
+        return Tensor(p, f"x{p}", shape, kind), domains.rows(style, rng, shape, SAMPLES)
     values = _values(kind, shape, style, rng, q, out_q)
-    if p in case.constant:
+    if p in case.constant or (p == weights and by_rows):
         return Tensor(p, f"x{p}", shape, kind, q, values[-1]), None
     return Tensor(p, f"x{p}", shape, kind, q), values
 
@@ -341,10 +347,11 @@ def _hybrid(row: Row, style: str, rng: np.random.Generator) -> _Drawn:
     kinds = ("int8", ins[w], "int8")  # type: ignore[index]
     drawn = domains.linear(style, rng, shape, axis, kinds, bias="", channels=channels)  # type: ignore[arg-type]
     q = _qparams(drawn.weight_scale, np.zeros(channels, np.int64), ins[w], axis)  # type: ignore[index,arg-type]
+    codes = domains.lowest(row.op.name, row.flavour, ins[w], rng, drawn.weights)  # type: ignore[index]
     values = domains.rows(style, rng, case.inputs[x], SAMPLES)  # type: ignore[arg-type,index]
     slots: list[Tensor | None] = [None] * len(ins)
     slots[x] = Tensor(x, f"x{x}", case.inputs[x], ins[x])  # type: ignore
-    slots[w] = Tensor(w, "w", shape, ins[w], q, drawn.weights)  # type: ignore
+    slots[w] = Tensor(w, "w", shape, ins[w], q, codes)  # type: ignore
     if b is not None and b < len(ins) and case.inputs[b] is not None:
         bias = rng.normal(0, np.abs(values).max() * drawn.weight_scale.max() * 50, case.inputs[b]).astype(np.float32)
         slots[b] = Tensor(b, "b", bias.shape, "float32", None, bias)

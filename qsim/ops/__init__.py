@@ -1,22 +1,17 @@
-"""The registry: every op record, by name. One file per family, each ending in OPS = (...)."""
+"""The registry: every op record, by name. One file per family, each ending in OPS = (...); files without OPS are helpers."""
 
 from __future__ import annotations
 
 from importlib import import_module
+from pkgutil import iter_modules
 
 from ..op import Op
-
-FAMILIES = (
-    "linear", "products", "mediapipe", "elementwise", "arithmetic", "compare", "activation", "softmax", "tables",
-    "unary", "normalize", "pooling", "neighbours", "reduction", "movement", "slicing", "blocks",
-    "filling", "choosing", "lookup", "shape", "convert", "resize", "recurrent", "lstm", "sparse", "lstm_kinds", "rnn",
-)  # fmt: skip
 
 
 def _load() -> dict[str, Op]:
     found: dict[str, Op] = {}
-    for family in FAMILIES:
-        for op in import_module(f".{family}", __name__).OPS:
+    for family in sorted(m.name for m in iter_modules(__path__)):
+        for op in getattr(import_module(f".{family}", __name__), "OPS", ()):
             if op.name in found:
                 raise RuntimeError(f"two records for {op.name}")
             found[op.name] = op

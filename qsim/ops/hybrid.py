@@ -42,6 +42,8 @@ def symmetric(x: Any) -> Codes:
 def asymmetric(x: Any) -> Codes:
     """scale = (high - low) / 255 of the range with 0; the zero point is found at the end where it loses less; every step float32.
 
+    codes = round_away(x / scale) + zero: the zero point comes after the rounding.
+
     *Restates*: AsymmetricQuantizeFloats of the LiteRT kernels.
     """
     low, high = _ends(x)
@@ -50,8 +52,8 @@ def asymmetric(x: Any) -> Codes:
     below, above = low / scale, high / scale
     zero = jnp.where(f32(128) + jnp.abs(below) < f32(127) + jnp.abs(above), f32(-128) - below, f32(127) - above)
     zero = jnp.where(none, f32(0), _away(fixed.clamp(zero, f32(-128), f32(127))))
-    steps = fixed.clamp(x * (f32(1) / scale), f32(-300), f32(300)) + zero
-    return Codes(_away(fixed.clamp(steps, f32(-128), f32(127))).astype(np.int8), zero.astype(np.int32), scale)
+    codes = _away(fixed.clamp(x * (f32(1) / scale), f32(-300), f32(300))) + zero
+    return Codes(fixed.clamp(codes, f32(-128), f32(127)).astype(np.int8), zero.astype(np.int32), scale)
 
 
 def dynamic(x: Any) -> Codes:
@@ -72,38 +74,84 @@ def _ends(x: Any) -> tuple[Any, Any]:
 
 def _away(x: Any) -> Any:
     """Half away from zero. Whole groups of 8 go through trunc(x +- 0.5), whose sum is rounded: there the float below 0.5 becomes 1."""
-    whole, n = jnp.trunc(x), x.shape[-1]
-    exact = whole + jnp.where(jnp.abs(x - whole) >= f32(0.5), jnp.sign(x), f32(0))
+    n = x.shape[-1]
     inside = (jnp.arange(n) < n // 8 * 8).reshape((1,) * (x.ndim - 1) + (-1,))
-    return jnp.where(inside, jnp.trunc(x + jnp.where(x < 0, f32(-0.5), f32(0.5))), exact)
+    return jnp.where(inside, jnp.trunc(x + jnp.where(x < 0, f32(-0.5), f32(0.5))), _round(x))
 
 
-QUANTIZERS = {"symmetric": symmetric, "asymmetric": asymmetric, "dynamic": dynamic}
+def _round(x: Any) -> Any:
+    """Half away from zero."""
+    whole = jnp.trunc(x)
+    return whole + jnp.where(jnp.abs(x - whole) >= f32(0.5), jnp.sign(x), f32(0))
+
+
+def nibbles(x: Any) -> Codes:
+    """As `symmetric` with scales from float64 quotients, and exact rounding. *Restates*: the quantizer of the 4-bit FULLY_CONNECTED of LiteRT on x86."""
+    reach = jnp.max(jnp.abs(x), axis=-1, keepdims=True)
+    reach = jnp.where(reach == 0, f32(127), reach)
+    with jax.enable_x64(True):
+        wide = jax.lax.convert_element_type(reach, np.float64)
+        inverse, scale = (jax.lax.convert_element_type(v, f32) for v in (np.float64(127) / wide, wide / np.float64(127)))
+    codes = _round(fixed.clamp(x * inverse, f32(-127), f32(127))).astype(np.int8)
+    return Codes(codes, jnp.zeros(reach.shape, np.int32), scale)
+
+
+QUANTIZERS = {"nibbles": nibbles, "symmetric": symmetric, "asymmetric": asymmetric, "dynamic": dynamic}
 NOTES = {
     "symmetric": "rows quantized symmetrically, half away",
     "asymmetric": "rows quantized with a zero point, half away",
+    "nibbles": "rows quantized symmetrically, half away; the 4-bit kernel",
     "dynamic": "XNNPACK: rows quantized with a zero point, half to even; product and bias rounded once",
 }
+
+
+class Rows(NamedTuple):
+    """How FULLY_CONNECTED quantizes its rows. lost: some weight is -128 where the x86 kernels multiply it wrongly, see `_lost`."""
+
+    quantizer: str
+    lost: bool = False
 
 
 def dense_plan(site: Site, flavour: str) -> Plan:
     """q, z, s per row of x; acc[o] = sum (q - z) w[o]; y[o] = act(s s_w[o] acc[o] + bias[o]), rounded as the flavour does.
 
-    *Domain*: int8 weights within -127..127 (the x86 kernels multiply -128 wrongly), zero point 0.
-    *Restates*: EvalHybrid of FULLY_CONNECTED of the LiteRT kernels, XNNPACK's qd8-f32-qc8w-gemm.
-    *Differs*: XNNPACK quantizes with a zero point whatever `asymmetric_quantize_inputs` says, and adds the bias by an FMA.
+    *Domain*: int8 or int4 weights with zero point 0; no -8 where the 4-bit kernel runs (it packs codes from -7).
+    *Restates*: EvalHybrid of FULLY_CONNECTED of the LiteRT kernels, XNNPACK's qd8-f32-qc8w-gemm and qd8-f32-qc4w-gemm.
+    *Differs*: XNNPACK quantizes with a zero point whatever `asymmetric_quantize_inputs` says, and adds the bias by an FMA. It leaves
+    int4 rows of odd length to the builtin kernel, which has a 4-bit kernel of its own for 32 or more columns and 4 or more rows.
     """
-    how = "dynamic" if flavour == "xnnpack" else "asymmetric" if site.options.asymmetric_quantize_inputs else "symmetric"
-    return Plan(how, _leaves(site, weights_of(site).T, 0), NOTES[how])
+    w = weights_of(site).T
+    depth, nibbles = w.shape[0], site.inputs[1].type == "int4"  # type: ignore[union-attr]
+    kernel = "builtin" if flavour == "xnnpack" and nibbles and depth % 2 else flavour
+    how = "asymmetric" if site.options.asymmetric_quantize_inputs else "symmetric"
+    if kernel == "xnnpack":
+        how = "dynamic"
+    elif kernel == "builtin" and nibbles and depth % 2 == 0 and depth >= 32 and w.shape[1] >= 4:
+        how = "nibbles"
+        if (w == -8).any():
+            raise Unsupported("an int4 weight of -8", where=site.where, hint="LiteRT's 4-bit kernel packs it into its neighbour")
+    leaves, lost = _leaves(site, w, 0), _lost(w) if how in ("asymmetric", "symmetric") else None
+    if lost is not None:
+        leaves["lost"] = lost
+    return Plan(Rows(how, lost is not None), leaves, NOTES[how])
+
+
+def _lost(w: np.ndarray) -> np.ndarray | None:
+    """Mask, int8, of the weights (k, o) of -128 in the first 16 floor(k / 16) rows; None where there are none.
+
+    There the x86 kernels multiply |q| by sign(q) w as a byte, in which 128 is -128: with q < 0 the product has the wrong sign.
+    """
+    mask = (w == -128) & (np.arange(len(w)) < len(w) // 16 * 16)[:, None]
+    return mask.astype(np.int8) if mask.any() else None
 
 
 def _leaves(site: Site, w: np.ndarray, axis: int) -> dict[str, Any]:
     """Leaves of a sum of float data by weights (..., o). Raises: Unsupported outside the domain of `dense_plan`."""
     q, act, count = site.inputs[1].qparams, site.options.fused_activation_function, w.shape[-1]  # type: ignore[union-attr]
-    if q is None or np.any(q.zero_point) or (w == -128).any() or act not in ("NONE", "RELU", "RELU6", "RELU_N1_TO_1"):
+    if q is None or np.any(q.zero_point) or act not in ("NONE", "RELU", "RELU6", "RELU_N1_TO_1"):
         raise Unsupported(
-            "float data by such weights", where=site.where, found=f"weights down to {w.min()}, activation {act}",
-            expected="zero point 0, codes of -127 or more, no TANH", hint="Float and fake mode run it",
+            "float data by such weights", where=site.where, found=f"activation {act}",
+            expected="zero point 0, no TANH", hint="Float and fake mode run it",
         )  # fmt: skip
     if q.per_channel and (q.axis != axis or np.size(q.scale) != count):
         raise Unsupported("per-channel weights along another axis", where=site.where, found=q.axis, expected=axis)
@@ -118,15 +166,27 @@ def _leaves(site: Site, w: np.ndarray, axis: int) -> dict[str, Any]:
     }
 
 
-def dense_run(options: Options, how: str, leaves: dict[str, Any], x: Any, *_: Any) -> Any:
+def dense_run(options: Options, how: Rows, leaves: dict[str, Any], x: Any, *_: Any) -> Any:
     x = rows(options, x, leaves["weights"].shape[0])
-    q = QUANTIZERS[how](x)
+    q = QUANTIZERS[how.quantizer](x)
     scale, bias, sums = (leaves[k].reshape((1,) * (x.ndim - 1) + (-1,)) for k in ("scale", "bias", "sums"))
-    acc = (dot.dense(q.codes, leaves["weights"]) - q.zero * sums).astype(f32)
-    if how == "dynamic":
-        return activate(options.fused_activation_function, fixed.fma(acc * q.scale, scale, bias))
-    product = fixed.clamp(acc * (q.scale * scale), f32(-3e38), f32(3e38))
+    acc = dot.dense(q.codes, leaves["weights"]) - q.zero * sums
+    if how.lost:
+        acc = acc + np.int32(256) * dot.dense(jnp.minimum(q.codes, np.int8(0)), leaves["lost"])
+    if how.quantizer == "dynamic":
+        return activate(options.fused_activation_function, fixed.fma(acc.astype(f32) * q.scale, scale, bias))
+    if how.quantizer == "nibbles":
+        return activate(options.fused_activation_function, _nibbles(acc, q, scale, bias))
+    product = fixed.clamp(acc.astype(f32) * (q.scale * scale), f32(-3e38), f32(3e38))
     return activate(options.fused_activation_function, bias + product)
+
+
+def _nibbles(acc: Any, q: Codes, scale: Any, bias: Any) -> Any:
+    """The 4-bit kernel sums w + 7 and takes 7 sum q off in float: (((-7 sum q) s) s_w + b) + ((sum q (w + 7)) s) s_w."""
+    seven = np.int32(7) * jnp.sum(q.codes, axis=-1, keepdims=True, dtype=np.int32)
+    parts = ((v.astype(f32) * q.scale * scale) for v in (-seven, acc + seven))
+    off, product = (fixed.clamp(v, f32(-3e38), f32(3e38)) for v in parts)
+    return (off + bias) + product
 
 
 class Sums(NamedTuple):
@@ -145,11 +205,11 @@ def conv_plan(site: Site, flavour: str) -> Plan:
     """As `dense_plan` with a scale per image; XNNPACK per pixel where the window is one pixel with stride 1.
 
     *Restates*: EvalHybrid and EvalHybridPerChannel of CONV_2D of the LiteRT kernels, XNNPACK's qd8-f32-qc8w convolution.
-    *Differs*: with one scale, or equal ones, the LiteRT kernels quantize symmetrically.
+    *Differs*: with one scale, or equal ones, the LiteRT kernels quantize symmetrically. XNNPACK refuses int4 weights.
     """
     w, options = np.transpose(weights_of(site), (1, 2, 3, 0)), site.options
     leaves = _leaves(site, w, 0)
-    if flavour == "xnnpack":
+    if flavour == "xnnpack" and site.inputs[1].type == "int8":  # type: ignore[union-attr]
         one = w.shape[:2] == (1, 1) and (options.stride_h, options.stride_w) == (1, 1)
         how = Sums("dynamic", "fma", "pixel" if one else "image")
         return Plan(how, leaves, NOTES[how.quantizer])
@@ -158,6 +218,10 @@ def conv_plan(site: Site, flavour: str) -> Plan:
         _require_per_channel(site, w.shape[3])
     if len(set(leaves["scale"].tolist())) == 1 and not grouped:
         how = Sums("symmetric", "joint")
+        if w.shape[3] % 4 and _lost(w.reshape(-1, w.shape[3])) is not None:
+            raise Unsupported(
+                "a weight of -128", where=site.where, hint="LiteRT's kernel multiplies it wrongly where channels are no multiple of 4"
+            )
     else:
         how = Sums("asymmetric", "weights" if flavour == "reference" or grouped else "joint")
     return Plan(how, leaves, NOTES[how.quantizer])

@@ -173,6 +173,7 @@ DENSE_CASES = (
     _dense_case((1, 33), (10, 33)),
     _dense_case((3, 64), (1, 64), act="RELU"),
     _dense_case((1, 128), (19, 128), bias=False, act="RELU6"),
+    _dense_case((2, 34), (7, 34), act="RELU"),
     _dense_case((1, 2, 3, 20), (7, 20), keep=True),
     _dense_case((1, 2, 3, 20), (4, 40), act="RELU_N1_TO_1"),
 )
@@ -185,6 +186,7 @@ ROWS = (  # types of the inputs, type of the output
     (("int16", "int8", "int64?"), "int16"),
 )
 HYBRID = (("float32", "int8", "float32?"), "float32")
+HYBRID_4 = (("float32", "int4", "float32?"), "float32")
 SHORT_BIAS = (("int16", "int8", "int32"), "int16")
 
 
@@ -197,7 +199,7 @@ OPS = (
         "CONV_2D",
         conv_real,
         Rule(data=(0,), weights=1, weight_axis=0, bias=2, prepared=(1, 2), versions={"float32": 1, "int8": 3, "uint8": 1, "int16": 4}),
-        (*_kernels(conv_plan, conv_run, (*ROWS, SHORT_BIAS)), *_kernels(hybrid.conv_plan, conv_hybrid_run, (HYBRID,))),
+        (*_kernels(conv_plan, conv_run, (*ROWS, SHORT_BIAS)), *_kernels(hybrid.conv_plan, conv_hybrid_run, (HYBRID, HYBRID_4))),
         CONV_CASES,
     ),
     Op(
@@ -211,7 +213,7 @@ OPS = (
         "FULLY_CONNECTED",
         dense_real,
         Rule(data=(0,), weights=1, weight_axis=0, bias=2, prepared=(1, 2), versions={"float32": 1, "int8": 4, "uint8": 1, "int16": 7}),
-        (*_kernels(dense_plan, dense_run, (*ROWS, SHORT_BIAS)), *_kernels(hybrid.dense_plan, hybrid.dense_run, (HYBRID,))),
+        (*_kernels(dense_plan, dense_run, (*ROWS, SHORT_BIAS)), *_kernels(hybrid.dense_plan, hybrid.dense_run, (HYBRID, HYBRID_4))),
         DENSE_CASES,
     ),
 )

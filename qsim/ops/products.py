@@ -1,4 +1,4 @@
-"""TRANSPOSE_CONV and BATCH_MATMUL: sums of products with the rescaling of `linear`, plus 64-bit sums for int16."""
+"""TRANSPOSE_CONV: sums of products scattered with the stride, and the rescaling that BATCH_MATMUL shares."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..errors import Invalid, Unsupported
 from ..graph import Options, Tensor
 from ..op import Case, Kernel, Op, Plan, Rule, Site
 from ..windows import window
-from .common import Leaves, activate, affine, body, each, f32
+from .common import Leaves, activate, affine, body, f32
 
 FLAVOURS = ("xnnpack", "reference", "builtin")
 
@@ -31,7 +31,7 @@ class Rescale(NamedTuple):
     shape: tuple[int, ...] = ()
 
 
-_NOTES = {
+NOTES = {
     "scale": "XNNPACK: float32 scale, round half even",
     "away": "two fixed-point roundings: half up, then half away from zero",
     "mixed": "two fixed-point roundings: second half up for whole groups of 8 channels, half away for the rest",
@@ -155,7 +155,7 @@ def _plan_transpose_conv(site: Site, flavour: str) -> Plan:
     weights = np.transpose(codes, (3, 1, 2, 0)).reshape(c, kh * kw * o)
     leaves |= {"weights": weights.astype(np.int32 if x.type == "uint8" else np.int8), "input_zero_point": np.int32(zx)}
     leaves |= {"bias": np.ascontiguousarray(bias)[:, None].view(np.uint32) if rule == "wide" else bias.astype(np.int32)}
-    return Plan((how, size, (kh, kw)), leaves, _NOTES[rule])
+    return Plan((how, size, (kh, kw)), leaves, NOTES[rule])
 
 
 def _run_transpose_conv(options: Options, static: tuple, leaves: Leaves, _size: Any, _w: Any, x: jax.Array, *_: Any) -> jax.Array:
@@ -184,60 +184,12 @@ def _run_transpose_conv(options: Options, static: tuple, leaves: Leaves, _size: 
     return rescaled(how, leaves, acc)
 
 
-# ---------------------------------------------------------------- BATCH_MATMUL
-
-
-def _turned(x: Any, adjoint: Any) -> Any:
-    return jnp.swapaxes(x, -1, -2) if adjoint else x
-
-
-def _operands(options: Options, x: Any, y: Any) -> tuple[Any, Any]:
-    """Both operands as (..., m, k) and (..., k, n), of one rank."""
-    x, y = _turned(x, options.get("adj_x", False)), _turned(y, options.get("adj_y", False))
-    rank = max(x.ndim, y.ndim)
-    return tuple(v.reshape((1,) * (rank - v.ndim) + v.shape) for v in (x, y))  # type: ignore[return-value]
-
-
-def _real_batch_matmul(options: Options, x: Any, y: Any) -> Any:
-    """z[..., m, n] = sum_k x[..., m, k] y[..., k, n], leading axes broadcast; adj_x, adj_y swap the last two axes first."""
-    return jnp.matmul(*_operands(options, x, y), precision=lax.Precision.HIGHEST)
-
-
-def _plan_batch_matmul(site: Site, flavour: str) -> Plan:
-    """static: rescaling."""
-    x, y = site.inputs[0], site.inputs[1]
-    assert x is not None and y is not None
-    (sx, zx), (sw, zw) = affine(site, x), affine(site, y)
-    rule = "wide" if x.type == "int16" else "away"
-    if flavour == "xnnpack" and x.type == "int8" and zw == 0:
-        rule = "scale"
-    how, leaves = rescaling(site, rule, sx, np.array([sw]), False, flavour)
-    return Plan(how, leaves | {"zero_point_0": np.int32(zx), "zero_point_1": np.int32(zw)}, _NOTES[rule])
-
-
-def _run_batch_matmul(options: Options, how: Rescale, leaves: Leaves, x: jax.Array, y: jax.Array) -> jax.Array:
-    """acc = sum_k (x - z_x)(y - z_y), rescaled by f64(f32(s_x s_y)) / f64(s_out) with two roundings (XNNPACK, where z_y = 0: float32).
-
-    int16: 64-bit sums, zero points 0. *Restates*: BATCH_MATMUL of the LiteRT kernels, XNNPACK's batch-matrix-multiply.
-    """
-    x, y = _operands(options, x, y)
-    if how.rule == "wide":
-        with jax.enable_x64(True):
-            acc = jnp.matmul(*(lax.convert_element_type(v, np.int64) for v in (x, y)))
-        return rescaled(how, leaves, acc)
-    return rescaled(how, leaves, jnp.matmul(x.astype(np.int32) - leaves["zero_point_0"], y.astype(np.int32) - leaves["zero_point_1"]))
-
-
 # ---------------------------------------------------------------- cases
 
 
 def _transposed(x: tuple, w: tuple, size: tuple, stride: tuple, padding: str, act: str = "NONE", bias: bool = True) -> Case:
     options = {"padding": padding, "stride_h": stride[0], "stride_w": stride[1], "fused_activation_function": act}
     return Case(((4,), w, x, (w[0],) if bias else None), options, {0: size}, {0: "int32"})
-
-
-def _matmul(x: tuple, y: tuple, adj_x: bool = False, adj_y: bool = False, constant: tuple = ()) -> Case:
-    return Case((x, y), {"adj_x": adj_x, "adj_y": adj_y, "asymmetric_quantize_inputs": False}, constant=constant)
 
 
 _TRANSPOSE = Rule(
@@ -260,20 +212,6 @@ OPS = (
             _transposed((2, 4, 3, 4), (3, 4, 2, 4), (2, 7, 9, 3), (2, 3), "SAME", "RELU", bias=False),
             _transposed((1, 5, 4, 3), (8, 3, 3, 3), (1, 5, 4, 8), (1, 1), "SAME", "RELU_N1_TO_1"),
             _transposed((1, 3, 2, 8), (10, 2, 2, 8), (1, 9, 6, 10), (3, 3), "SAME", "TANH"),
-        ),
-    ),
-    Op(
-        "BATCH_MATMUL",
-        _real_batch_matmul,
-        Rule(data=(0, 1), versions={"float32": 1, "int8": 2, "int16": 3}),
-        each(("int8", "int16"), ("T", "T"), ("T",), _plan_batch_matmul, _run_batch_matmul),
-        (
-            _matmul((1, 4, 20), (1, 20, 7)),
-            _matmul((2, 3, 5, 12), (2, 3, 9, 12), adj_y=True),
-            _matmul((2, 12, 5), (2, 12, 9), adj_x=True),
-            _matmul((1, 6, 16), (1, 16, 10), constant=(1,)),
-            _matmul((3, 4, 8), (1, 8, 5)),
-            _matmul((5, 24), (24, 3), adj_y=False),
         ),
     ),
 )
