@@ -7,7 +7,7 @@ Measured on ai-edge-litert 2.3.0, x86-64, one op at a time with scales in powers
 * ADD, SUB: s_y = max(s_a, s_b) / 2^19 aborts the process in every resolver; s_in / s_y outside [2^-10, 2^8) sends the op from XNNPACK
   to the builtin kernel, whose 16-bit sums wrap where 255 (s_a + s_b) / s_y reaches 2^16.
 * MUL: s_a s_b / s_y outside [2^-16, 2^8) goes to the builtin kernel, which gives wrong results from 2 on.
-* SOFTMAX: beta s_x <= 2^-26 aborts the reference kernel.
+* SOFTMAX, LOG_SOFTMAX: beta s_x <= 2^-26 aborts the reference kernel.
 * QUANTIZE from int8 to int8: s_x / s_y outside [2^-8, 2^7] goes to the builtin kernel; from 2^31 on results differ.
 * MEAN: kernels agree up to s_x / s_y = 2^20 and wrap in different ways at 2^30.
 * LOGISTIC, TANH, RELU and its kin, pools: no limit found. Activation bounds that fall together (RELU with zero point 127) run.
@@ -99,6 +99,7 @@ _LIMITS: Mapping[str, Callable[[Operands], Iterator[Need]]] = {
     "MUL": _multiplication,
     "QUANTIZE": _requantization,
     "SOFTMAX": _softmax,
+    "LOG_SOFTMAX": _softmax,
     "MEAN": _one_to_one,
     "RELU": _one_to_one,
     "RELU6": _one_to_one,

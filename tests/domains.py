@@ -60,6 +60,8 @@ DOMAINS: Mapping[str, Domain] = {
     **dict.fromkeys(("EQUAL", "NOT_EQUAL", "LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL"), Domain("input", -12, -1)),
     "EXP": Domain("input", -8, -2),
     "LOG": Domain("ratio", -4, 4),
+    "LOG_SOFTMAX": Domain("input", -11, 1),
+    "REDUCE_PROD": Domain("input", -7, -3),
 }
 
 DOMAINS_16: Mapping[str, Domain] = {
@@ -69,6 +71,7 @@ DOMAINS_16: Mapping[str, Domain] = {
     "SOFTMAX": Domain("input", -16, -4),
     "BATCH_MATMUL": Domain("product", -22, -6),
     "EXP": Domain("input", -16, -9),
+    "REDUCE_PROD": Domain("input", -15, -10),
 }
 
 DOMAINS_32: Mapping[str, Domain] = {"QUANTIZE": Domain("ratio", -33, -8)}
@@ -99,7 +102,18 @@ FIXED_OPTIONS: Mapping[str, tuple[str, ...]] = {
 RESCALES = (("CONCATENATION", "uint8"),)  # kernels that take inputs of other scales, though the rule ties them for quantizing
 CENTERED = ("EMBEDDING_LOOKUP",)  # zero points are 0
 WEIGHTS: Mapping[str, int] = {"BATCH_MATMUL": 1}  # operands that are weights where they are constant, and must be for float data
-REAL_TOO = ("DIV", "HARD_SWISH", "SQUARED_DIFFERENCE", "SQRT", "RSQRT")  # never quantized, but float models have them
+REAL_TOO = (
+    "DIV",
+    "HARD_SWISH",
+    "SQUARED_DIFFERENCE",
+    "SQRT",
+    "RSQRT",
+    "NEG",
+    "POW",
+    "FLOOR_DIV",
+    "FLOOR_MOD",
+    "REDUCE_PROD",
+)  # never quantized, but float models have them
 NO_REFERENCE = ("ELU", "CEIL", "ROUND")  # ops the reference resolver does not know
 NONZERO = ("DIV", "FLOOR_DIV", "FLOOR_MOD")  # ops whose second operand is never 0
 POSITIVE = ("LOG", "SQRT", "RSQRT", "POW")  # ops whose float data must be above 0
@@ -144,9 +158,14 @@ def defined(op: str, flavour: str, type_name: str, x: np.ndarray, zero: int = 0)
     """
     if op in INDEXED and type_name in ("int32", "int64"):
         return x % x.dtype.type(INDEXED[op])
+    if op == "REDUCE_PROD" and type_name == "int64":
+        return x % 4 - 1  # products within 32 bits
+    if op == "POW" and type_name == "int32":
+        return np.abs(x) % 40
     if op in ("SQRT", "RSQRT"):
         return np.maximum(x, x.dtype.type(zero))
     if op in NONZERO:
+        zero = zero if op == "DIV" else 0  # the others divide the stored numbers
         return np.where(x == zero, x.dtype.type(zero - 1 if zero > 0 else zero + 1), x)
     if op != "SOFTMAX" or flavour != "reference" or x.shape[-1] < FLAT_SUM:
         return x

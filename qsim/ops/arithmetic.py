@@ -14,7 +14,7 @@ from ..errors import Unsupported
 from ..fixed import high_mul, quantize_multiplier, requantize, shift_away, store
 from ..graph import Options
 from ..op import FLAVOURS, Case, Kernel, Op, Plan, Rule, Site, namespace
-from .common import Leaves, activate, affine, align, bounds, each, f32, require_centred, same_type, type_bounds
+from .common import Leaves, activate, affine, align, body, bounds, each, f32, require_centred, same_type, type_bounds
 from .softmax import reciprocal
 
 
@@ -114,13 +114,66 @@ def _plan_numbers(site: Site, flavour: str) -> Plan:
     return Plan()
 
 
-def _numbers(name: str, function: Callable[[Any, Any], Any], types: tuple[str, ...]) -> Op:
+def _floor_divide(a: Any, b: Any, alike: bool) -> Any:
+    """floor(a / b). The lowest of int8 or int16 by -1 wraps; of two arrays of one shape it saturates in whole blocks of 8."""
+    ns = namespace(a, b)
+    quotient = ns.floor_divide(a, b)
+    if a.dtype not in (np.int8, np.int16) or not alike:
+        return quotient
+    ends, block = np.iinfo(a.dtype), body(a.shape, 8)
+    beyond = (a == np.asarray(ends.min, a.dtype)) & (b == np.asarray(-1, a.dtype))
+    return ns.where(beyond if block is None else beyond & block, np.asarray(ends.max, a.dtype), quotient)
+
+
+def _floor_mod(a: Any, b: Any, alike: bool) -> Any:
+    return namespace(a, b).mod(a, b)
+
+
+def _power(a: Any, b: Any, alike: bool) -> Any:
+    """a^b. int32, by squaring: -2^31 where the power does not fit (the x86 conversion); wraps where b alone is a single number."""
+    if not np.issubdtype(a.dtype, np.integer):
+        return a**b
+    ns = namespace(a, b)
+    if b.size == 1 and not alike:
+        return _squared(ns, a, b)
+    if ns is np:
+        return _fitting(np, _squared(np, a.astype(np.float64), b), a.dtype)
+    with jax.enable_x64(True):
+        return _fitting(jnp, _squared(jnp, a.astype(np.float64), b), a.dtype)
+
+
+def _squared(ns: Any, base: Any, b: Any) -> Any:
+    """base^b, b below 2^31; in float64 exact up to 2^53."""
+    result = ns.ones(np.broadcast_shapes(base.shape, b.shape), base.dtype)
+    with np.errstate(over="ignore"):
+        for bit in range(31):
+            odd = (b >> np.asarray(bit, b.dtype)) & np.asarray(1, b.dtype) != np.asarray(0, b.dtype)
+            result = ns.where(odd, result * base, result)
+            base = base * base
+    return result
+
+
+def _fitting(ns: Any, x: Any, dtype: Any) -> Any:
+    fits = (x >= np.float64(-(2.0**31))) & (x < np.float64(2.0**31))
+    return ns.where(fits, x, np.float64(-(2.0**31))).astype(dtype)
+
+
+def _numbers(name: str, function: Callable[..., Any], types: tuple[str, ...]) -> Op:
+    """function: of two arrays of one rank, and whether their shapes were the same as they came."""
+
+    def real(options: Options, a: Any, b: Any) -> Any:
+        return function(*align(*same_type(a, b)), np.shape(a) == np.shape(b))
+
     def run(options: Options, static: tuple, leaves: Leaves, a: Any, b: Any) -> Any:
-        """The function of the stored numbers. *Restates*: the op of LiteRT on numbers without quantization."""
-        return function(*align(a, b))
+        """The function of the stored numbers; scales and zero points are never read. *Domain*: no divisor of 0, no power below 0.
+
+        *Restates*: POW, FLOOR_DIV, FLOOR_MOD of LiteRT.
+        """
+        return real(options, a, b)
 
     rows = each(types, ("T", "T"), ("T",), _plan_numbers, run)
-    return Op(name, _real(function), Rule(data=(0, 1), versions={"float32": 1, "int8": 1}), rows, _PLAIN, host=True)
+    rule = Rule(data=(0, 1), versions={"float32": 1, "int8": 1}, keep_float=True)
+    return Op(name, real, rule, rows, (*_PLAIN, Case(((5,), (1, 5)))), host=True)
 
 
 _FUSED = {"fused_activation_function": "NONE"}
@@ -150,7 +203,7 @@ OPS = (
         _DIV,
         host=True,
     ),
-    _numbers("POW", lambda a, b: a**b, ()),
-    _numbers("FLOOR_DIV", lambda a, b: namespace(a, b).floor_divide(a, b), ("int32",)),
-    _numbers("FLOOR_MOD", lambda a, b: namespace(a, b).mod(a, b), ("int32",)),
+    _numbers("POW", _power, ("int32",)),
+    _numbers("FLOOR_DIV", _floor_divide, ("int8", "int16", "int32")),
+    _numbers("FLOOR_MOD", _floor_mod, ("int8", "int16", "int32", "int64")),
 )

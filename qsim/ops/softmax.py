@@ -117,8 +117,8 @@ def _run_softmax(options: Options, static: tuple[str, str], leaves: Leaves, x: j
     delegate does not take SOFTMAX): e in float32, summed in order, y = clip(round_away(f32(e r)) + z_y), r = f32(1 / f32(sum s_y));
     uint8: y = clip(trunc(f32(f32(e r) + 0.5))).
 
-    *Domain*: output scale 1/256 (int16: 1/65536), zero point at the type's low end. Reference: the exponentials of a row sum to less than
-    512 (there the runtime stops the process); those below e^-31 count as 0.
+    *Domain*: output scale 1/256 (int16: 1/65536), zero point at the type's low end. Reference: the exponentials
+    of a row sum to less than 512 (there the runtime stops the process); those below e^-31 count as 0.
     *Restates*: SOFTMAX of LiteRT (reference; optimized for x86, ARM differs).
     """
     codes = x.astype(np.int32)

@@ -1,4 +1,4 @@
-"""HARD_SWISH, ABS, SQRT, RSQRT by tables over all codes; NEG, SQUARE, SIN, COS, FLOOR, CEIL, ROUND, SIGN over the reals."""
+"""HARD_SWISH, ABS, SQRT, RSQRT by tables over all codes; NEG of the codes; SQUARE, SIN, COS, FLOOR, CEIL, ROUND, SIGN over the reals."""
 
 from __future__ import annotations
 
@@ -116,6 +116,15 @@ def _plan_rsqrt16(site: Site, flavour: str) -> Plan:
     return Plan((), {"table": interpolated(entries, np.arange(-32768, 32768)).astype(np.int16)}, "513-entry table, interpolated")
 
 
+def _plan_negated(site: Site, flavour: str) -> Plan:
+    return Plan(note="the stored numbers negated")
+
+
+def _run_negated(options: Options, static: tuple, leaves: Leaves, x: jax.Array) -> jax.Array:
+    """y = -q of the stored codes, wrapping; neither scales nor zero points are read. *Restates*: NEG of LiteRT, in every flavour."""
+    return -x
+
+
 def _where_positive(function: Callable[[Any], Any], otherwise: float) -> Callable[..., Any]:
     """The function where x > 0, a constant elsewhere: values and gradients stay finite."""
 
@@ -163,7 +172,13 @@ OPS = (
         ),
         UNARY,
     ),
-    _float("NEG", lambda x: -x),
+    Op(
+        "NEG",
+        lambda options, x: -x,
+        Rule(versions={"float32": 1, "int8": 1}, keep_float=True),
+        each(("int8", "int16"), _T, _T, _plan_negated, _run_negated),
+        UNARY,
+    ),
     _float("SQUARE", lambda x: x * x),
     _float("SIN", lambda x: namespace(x).sin(x)),
     _float("COS", lambda x: namespace(x).cos(x)),
