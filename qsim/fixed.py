@@ -237,6 +237,16 @@ def divide(x: jax.Array, by: float) -> jax.Array:
         return lax.convert_element_type(lax.convert_element_type(x, np.float64) / np.float64(by), np.float32)
 
 
+def unfused(product: jax.Array) -> jax.Array:
+    """A product, rounded by itself: the maximum keeps XLA from contracting the sum around it to an FMA."""
+    return jnp.maximum(product, np.asarray(-3e38, product.dtype))
+
+
+def divide_by(x: jax.Array, by: Any) -> jax.Array:
+    """x / by for constants, which XLA would turn into a product with their reciprocals."""
+    return x / lax.optimization_barrier(jnp.broadcast_to(jnp.asarray(by, x.dtype), x.shape))
+
+
 def fma(a: jax.Array, b: jax.Array, c: jax.Array) -> jax.Array:
     """a * b + c of float32 rounded once. The float64 sum is rounded to odd (its last bit set where it is not exact), so that
     rounding it again to float32 is right."""
