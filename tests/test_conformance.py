@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-
 import generate
-import jax
 import numpy as np
 import progress
 import pytest
+from sharing import Shared, structure
 
 from qsim.litert import cpu_class
 from qsim.op import Measured
@@ -21,7 +19,7 @@ DEFECTS: dict[tuple, str] = {
     ("SUM", "reference", (t, "int32")): f"the reference SUM reads {t} and writes its result as uint8" for t in ("int8", "int16")
 }
 
-ROWS = sorted(generate.rows(REGISTRY), key=lambda r: (r.op.name, r.types, r.number, r.variant))  # flavours of one structure together
+ROWS = sorted(generate.rows(REGISTRY), key=structure)  # the flavours of one structure together
 
 
 def defect(row: generate.Row) -> str:
@@ -31,32 +29,6 @@ def defect(row: generate.Row) -> str:
 def _marked(row: generate.Row):
     reason = defect(row)
     return pytest.param(row, id=str(row), marks=[pytest.mark.xfail(strict=True, reason=reason)] if reason else [])
-
-
-class Shared:
-    """Compiled functions for models of one structure: draws and flavours that select the same code share one."""
-
-    def __init__(self):
-        self.structure, self.compiled = None, {}
-
-    def __call__(self, row: generate.Row, model, inputs):
-        structure = (row.op.name, row.types, row.number, row.variant)
-        if structure != self.structure:
-            self.structure, self.compiled = structure, {}
-        fn = model.function("integer", row.flavour)
-        run = self.compiled.setdefault(tuple(map(_code, fn.program.steps)), None) or self._compile(fn, len(inputs))
-        return fn._leave(jax.tree.map(np.asarray, run(fn.params, *inputs)))
-
-    def _compile(self, fn, inputs: int):
-        found = jax.jit(jax.vmap(fn.apply, in_axes=(None, *[0] * inputs)))
-        self.compiled[tuple(map(_code, fn.program.steps))] = found
-        return found
-
-
-def _code(step):
-    """What selects a step's code: of a kernel its run and static plan, else the options of the real function."""
-    kernel = step.call.args[0] if isinstance(step.call, functools.partial) else None
-    return step.node.op, kernel, step.static
 
 
 SHARED = Shared()

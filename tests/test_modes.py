@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sharing
 
 from qsim.errors import Unsupported
 from qsim.function import build
@@ -60,17 +61,11 @@ def test_fake_mode_is_within_a_step_of_integer_mode(row):
     """The real function on snapped values, snapped, lies within one output step of the reference kernel's integers."""
     trial = generate.trial(row, 0)
     y = trial.model.graph.tensors[trial.model.graph.outputs[0]].qparams
-    reals = [_real(x, trial.model.graph.tensors[t]) for x, t in zip(trial.inputs, trial.model.graph.inputs, strict=True)]
+    reals = sharing.reals(trial)
     fake = build(trial.model, "fake").batch(*reals)[0]
     integer = build(trial.model, "integer", "reference").batch(*trial.inputs)[0]
     steps = np.rint(fake / y.scale[0]) + y.zero_point[0]
     assert np.abs(steps - integer).max() <= 1, f"{trial}\n{generate.describe(trial)}"
-
-
-def _real(x: np.ndarray, t: Tensor) -> np.ndarray:
-    if t.qparams is None:
-        return x
-    return ((x.astype(np.int64) - t.qparams.zero_point[0]) * np.float64(t.qparams.scale[0])).astype(np.float32)
 
 
 @pytest.mark.parametrize("row", ids([r for r in XNNPACK if r.types[0][0] == "int8" and r.types[1][0] == "int8"]))
@@ -80,7 +75,7 @@ def test_fake_gradients_are_finite_and_not_all_zero(row):
     for draw in (0, 4, 8, 12):
         trial = generate.trial(row, draw)
         fn = build(trial.model, "fake")
-        reals = [_real(x[5], trial.model.graph.tensors[t]) for x, t in zip(trial.inputs, trial.model.graph.inputs, strict=True)]
+        reals = [sharing.real(x[5], trial.model.graph.tensors[t]) for x, t in zip(trial.inputs, trial.model.graph.inputs, strict=True)]
         found += jax.tree.leaves(_gradients(fn, reals))
     assert all(bool(jnp.isfinite(g).all()) for g in found)
     assert any(bool((g != 0).any()) for g in found)
