@@ -67,7 +67,7 @@ def measure(net: str, mode: str, cache: str, share: str, clock: str) -> dict:
     memory = program.memory_analysis()
     sizes = {k: getattr(memory, f"{k}_size_in_bytes") for k in ("temp", "argument", "output")}
     equations = _equations(traced.jaxpr.jaxpr)
-    return {"ops": len(fn.steps), "equations": equations, **{k: round(v, 4) for k, v in found.items()}, "bytes": sizes}
+    return {"ops": len(fn.program.steps), "equations": equations, **{k: round(v, 4) for k, v in found.items()}, "bytes": sizes}
 
 
 def _first(model, count: int):
