@@ -146,22 +146,25 @@ def certify(
     data = to_bytes(model)
     in_a_row = bool(initial(model)) if sequence is None else sequence
     sets = {"given": [np.asarray(x) for x in inputs]} if inputs is not None else generated(model, samples, seed)
+    made: list[Judge] = []
     with Oracle(timeout) as oracle:
         version = oracle.version()
-        found = {flavour: _judged(model, data, flavour, sets, oracle, step, in_a_row) for flavour in flavours}
+        found = {flavour: _judged(model, data, flavour, sets, oracle, step, in_a_row, made) for flavour in flavours}
     counts = {style: len(arrays[0]) if arrays else 1 for style, arrays in sets.items()}
     digest = hashlib.sha256(data).hexdigest()
     return Certificate(model.path, digest, version, cpu_class(), counts, None if inputs is not None else seed, in_a_row, found)
 
 
 def _judged(
-    model: Model, data: bytes, flavour: str, sets: Mapping[str, list[np.ndarray]], oracle: Oracle, step: Any, sequence: bool
-) -> Outcome:
+    model: Model, data: bytes, flavour: str, sets: Mapping[str, list[np.ndarray]], oracle: Oracle, step: Any, sequence: bool,
+    earlier: list[Judge],
+) -> Outcome:  # fmt: skip
     try:
         step(f"{flavour}: compiling")
-        judge = Judge(model, flavour, oracle, data, sequence)
+        judge = Judge(model, flavour, oracle, data, sequence, earlier)
     except Unsupported as fault:
         return Outcome("unsupported", str(fault))
+    earlier.append(judge)
     try:
         for style, arrays in sets.items():
             step(f"{flavour}: {style}")
@@ -183,12 +186,19 @@ def _judged(
 
 
 class Judge:
-    """A model in one flavour beside LiteRT. Functions are compiled once and serve every batch of inputs. *Raises*: Unsupported."""
+    """A model in one flavour beside LiteRT. *Raises*: Unsupported.
 
-    def __init__(self, model: Model, flavour: str, oracle: Oracle, data: bytes, sequence: bool = False):
+    Functions are compiled once and serve every batch of inputs; where flavours run the same code, also the judges after (`earlier`).
+    """
+
+    def __init__(self, model: Model, flavour: str, oracle: Oracle, data: bytes, sequence: bool = False, earlier: Sequence[Judge] = ()):
         self.model, self.flavour, self.oracle, self.data, self.sequence = model, flavour, oracle, data, sequence
         self.function = model.function("integer", flavour, taps="all")
         self.ops = {n.index: one.function("integer", flavour) for n in model.graph.nodes if (one := alone(model, n.index)) is not None}
+        for judge in earlier:
+            self.function.reuse(judge.function)
+            for index, fn in self.ops.items():
+                fn.reuse(judge.ops[index])
         self.per_op = {t: self._tally(t) for i in self.ops for t in model.graph.nodes[i].outputs}
         self.whole = {t: self._tally(t, "whole") for t in dict.fromkeys((*(self.function.taps or ()), *model.graph.outputs))}
         self.seen = 0

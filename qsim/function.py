@@ -145,10 +145,18 @@ class Function:
         for node, mine, other in zip(self.graph.nodes, *(_by_node(p) for p in (self.program, program)), strict=True):
             if mine != other:
                 raise Unsupported(
-                    "another static plan", where=f"op {node.index} {node.op}", found=other, expected=mine,
+                    "another static plan", where=f"op {node.index} {node.op}", found=_choices(other), expected=_choices(mine),
                     hint="Build a function of its own for this model",
                 )  # fmt: skip
         return params
+
+    def reuse(self, other: Function) -> bool:
+        """Take over what another function has compiled or will compile, where both run the same code: the same graph, taps, mode
+        and static plans (flavours may differ in parameters alone). Returns whether that is so."""
+        same = _code(self) == _code(other)
+        if same:
+            self.jitted, self._scanned, self._loops = other.jitted, other._scanned, other._loops
+        return same
 
     def _paired(self, inputs: Sequence[Any]) -> Iterator[tuple[Any, Tensor]]:
         if len(inputs) != len(self.graph.inputs):
@@ -198,10 +206,20 @@ def _assembled(model: Model, mode: str, flavour: str) -> tuple[Program, Params]:
     return program, jax.tree.map(jnp.asarray, params)
 
 
+def _code(fn: Function) -> tuple:
+    wiring = tuple((s.node.inputs, s.node.outputs) for s in fn.program.steps)
+    return fn.mode, fn.taps, fn.micro_batch, fn.graph.inputs, fn.graph.outputs, wiring, fn.program.static
+
+
 def _by_node(program: Program) -> Iterator[Any]:
     """What selects the code of each node of a graph; None where nothing runs."""
-    found = {s.node.index: (s.node.op, s.static) for s in program.steps}
+    found = {index: (op, static) for index, op, static in program.static}
     return (found.get(n.index) for n in program.graph.nodes)
+
+
+def _choices(code: Any) -> Any:
+    """Of what `_by_node` gives: options and static plan, without the function that runs."""
+    return code if code is None or code[1] is None else code[1][1:]
 
 
 # small numbers --------------------------------------------------------

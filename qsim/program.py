@@ -30,6 +30,7 @@ Params = dict[str, dict[Any, Any]]
 class Step:
     """One op, ready to run: `call(leaves, *inputs)` on arrays; `host` are inputs known on the host, by position.
 
+    static: what selects its code: two steps with equal ones can share a compile.
     control: for ops that run other graphs, in place of `call`.
     """
 
@@ -51,8 +52,8 @@ class Program:
 
     @property
     def static(self) -> tuple:
-        """What selects its code: equal for two programs that can share a compile."""
-        return tuple((s.node.op, s.static) for s in self.steps)
+        """What selects its code: equal for two programs of one graph that can share a compile."""
+        return tuple((s.node.index, s.node.op, s.static) for s in self.steps)
 
     @property
     def reads(self) -> set[str]:
@@ -177,7 +178,8 @@ def _control_step(model: Model, where: Site, mode: str, flavour: str) -> tuple[S
 def _real_step(op: Op, where: Site, mode: str) -> Step:
     options = where.node.real_options
     host = {p: where.values[p] for p in _static_positions(op, where)}
-    return Step(where.node, lambda leaves, *xs: op.real(options, *xs), host, (options, _shapes(host)), state=op.rule.states(where.node))
+    static = (op.real, options, _shapes(host))
+    return Step(where.node, lambda leaves, *xs: op.real(options, *xs), host, static, state=op.rule.states(where.node))
 
 
 def _integer_step(op: Op, where: Site, flavour: str) -> tuple[Step, Plan | None]:
@@ -193,7 +195,8 @@ def _integer_step(op: Op, where: Site, flavour: str) -> tuple[Step, Plan | None]
     options = where.options
     hidden = {p: None for p in (*static_positions, *op.rule.prepared) if p < len(where.inputs)}
     call = functools.partial(_run_kernel, kernel.run, options, plan.static)
-    return Step(where.node, call, hidden, (options, plan.static), plan.note, op.rule.states(where.node)), plan  # type: ignore[arg-type]
+    static = (kernel.run, options, plan.static, tuple(hidden))
+    return Step(where.node, call, hidden, static, plan.note, op.rule.states(where.node)), plan  # type: ignore[arg-type]
 
 
 def _run_kernel(run: Callable[..., Any], options: Any, static: Any, leaves: Any, *inputs: Any) -> Any:

@@ -228,3 +228,13 @@ def test_what_a_batch_prepares_follows_the_params():
     assert np.array_equal(fn.run_samples(mutable, x)[0], two)
     fn.micro_batch = 3
     assert np.allclose(fn.batch(x)[0], one, atol=1e-5)
+
+
+def test_flavours_that_run_the_same_code_share_a_compile():
+    model = reshaped(0.5, 10)
+    one, other = build(model, "integer", "xnnpack"), build(model, "integer", "reference")
+    assert other.reuse(one) and other.jitted is one.jitted
+    assert not build(model, "fake").reuse(build(model, "float"))
+    trial = generate.trial(next(r for r in FIRST if r.op.name == "ADD" and r.types[0] == ("int8", "int8")), 0)
+    ours, theirs = (build(trial.model, "integer", f) for f in ("xnnpack", "reference"))
+    assert not ours.reuse(theirs)
