@@ -7,7 +7,7 @@ from importlib import import_module
 from ..op import Op
 
 FAMILIES = (
-    "linear", "products", "matmul", "elementwise", "arithmetic", "compare", "activation", "softmax", "tables",
+    "linear", "products", "matmul", "volumes", "elementwise", "arithmetic", "compare", "activation", "softmax", "tables",
     "unary", "normalize", "pooling", "neighbours", "reduction", "movement", "slicing", "blocks",
     "filling", "choosing", "lookup", "shape", "convert", "resize", "recurrent", "lstm",
 )  # fmt: skip

@@ -86,7 +86,10 @@ def _round(x: Any) -> Any:
 
 
 def nibbles(x: Any) -> Codes:
-    """As `symmetric` with scales from float64 quotients, and exact rounding. *Restates*: the quantizer of the 4-bit FULLY_CONNECTED of LiteRT on x86."""
+    """As `symmetric` with scales from float64 quotients and exact rounding.
+
+    *Restates*: the quantizer of the 4-bit FULLY_CONNECTED of LiteRT on x86.
+    """
     reach = jnp.max(jnp.abs(x), axis=-1, keepdims=True)
     reach = jnp.where(reach == 0, f32(127), reach)
     with jax.enable_x64(True):
