@@ -65,7 +65,7 @@ OPS = (
         (
             Case(((1, 5, 6, 7, 3), (3, 3, 2, 3, 4), (4,)), _options(ONE, ONE, "SAME", "NONE")),
             Case(((2, 6, 5, 7, 2), (2, 3, 3, 2, 5), (5,)), _options((2, 1, 2), ONE, "VALID", "RELU")),
-            Case(((1, 7, 7, 6, 2), (3, 2, 3, 2, 3), None), _options(ONE, (2, 1, 2), "SAME", "RELU6")),
+            Case(((1, 7, 7, 6, 2), (3, 2, 3, 2, 3), (3,)), _options(ONE, (2, 1, 2), "SAME", "RELU6")),
         ),
     ),
     Op(
