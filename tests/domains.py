@@ -16,6 +16,7 @@ from qsim.types import TYPES, code_range
 STYLES = ("random", "ties", "saturated", "edge")
 QUANTIZED = ("int8", "uint8", "int16", "int4")
 ALSO_QUANTIZED = {"QUANTIZE": ("int32",)}  # further types that carry real values in an op
+QUANTIZED = ("int8", "uint8", "int16", "int4", "int2")
 Rng = np.random.Generator
 f32 = np.float32
 
@@ -180,7 +181,7 @@ def other_options(op: str, options: Mapping, rng: Rng, types: tuple[str, ...] = 
     FULLY_CONNECTED only int8 takes it (LiteRT refuses others)."""
     free = [k for k in options if k in ALTERNATIVES and k not in FIXED_OPTIONS.get(op, ())]
     drawn = {k: ALTERNATIVES[k][rng.integers(len(ALTERNATIVES[k]))] for k in free}
-    without = types[:2] in (("float32", "int8"), ("float32", "int4")) or (op == "FULLY_CONNECTED" and types[:2] != ("int8", "int8"))
+    without = "float32" in types and not {"int8", "int4"}.isdisjoint(types) or (op == "FULLY_CONNECTED" and types[:2] != ("int8", "int8"))
     if without and drawn.get("fused_activation_function") == "TANH":
         drawn["fused_activation_function"] = "RELU"
     return {**options, **drawn}

@@ -66,7 +66,7 @@ class Row:
         named["output_type"] = self.types[1][0]
         found = {k: t.upper() for k, t in named.items() if k in self.case.options}
         bias = self.types[0][self.op.rule.bias] if self.op.rule.bias is not None and self.op.rule.bias < len(self.types[0]) else ""
-        return found | ({"quantized_bias_type": "INT32"} if self.types[0][0] == "int16" and bias == "int32" else {})
+        return found | ({"quantized_bias_type": "INT32"} if _lead_type(self) == "int16" and bias == "int32" else {})
 
     def draws(self, wanted: int) -> int:
         """How many draws the row is worth: a copy has little to get wrong."""
@@ -374,7 +374,8 @@ def float_rows(registry: Mapping[str, Op], flavour: str) -> Iterator[Row]:
             continue
         for number, case in enumerate(op.cases):
             ins = tuple(_float_type(case, p) for p in range(len(case.inputs)))
-            if "float32" in ins[:1] and case.types.get(0, "float32") == "float32":
+            lead = op.rule.data[0] if op.rule.data and op.rule.data != "all" else 0
+            if ins[lead : lead + 1] == ("float32",):  # type: ignore[operator,misc]
                 outs = tuple(_float_output(op, k) for k in range(case.outputs))
                 yield Row(op, (ins, outs), flavour, case, number, 0)
 

@@ -86,7 +86,7 @@ def _round(x: Any) -> Any:
 
 
 def nibbles(x: Any) -> Codes:
-    """As `symmetric` with scales from float64 quotients, and exact rounding.
+    """As `symmetric` with scales from float64 quotients and exact rounding.
 
     *Restates*: the quantizer of the 4-bit FULLY_CONNECTED of LiteRT on x86.
     """

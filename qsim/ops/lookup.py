@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import Invalid
+from ..errors import Invalid, Unsupported
 from ..graph import Options
 from ..op import FLAVOURS, Case, Kernel, Op, Plan, Rule, Site, namespace
+from ..types import TYPES
 from .common import Leaves, same_type
 from .copying import WHOLE, copies
 
@@ -42,15 +44,21 @@ def _embedding(options: Options, ids: Any, table: Any) -> Any:
 
 
 def _plan_widened(site: Site, flavour: str) -> Plan:
-    q = site.inputs[1].qparams if site.inputs[1] is not None else None
-    if q is None or np.any(q.zero_point) or q.axis != 0:
+    table = site.inputs[1]
+    q = table.qparams if table is not None else None
+    if table is None or q is None or np.any(q.zero_point) or q.axis != 0:
         raise Invalid("the table needs scales of its rows, zero point 0", where=site.where, hint="LiteRT refuses such a file")
+    if math.prod(table.shape[1:]) * TYPES[table.type].bits % 8:
+        raise Unsupported("rows of codes that do not fill bytes", where=site.where, hint="LiteRT reads them from whole bytes on")
     scale = np.asarray(q.scale, np.float32)
     return Plan(scale.size, {"scale": scale}, "rows times their scale")
 
 
 def _run_widened(options: Options, static: int, leaves: Leaves, ids: Any, table: Any) -> Any:
-    """f32(q) * s, s of the table or of the row; uint8 codes are read as int8. *Restates*: EMBEDDING_LOOKUP of LiteRT, hybrid."""
+    """f32(q) * s, s of the table or of the row; uint8 codes are read as int8.
+
+    *Restates*: EMBEDDING_LOOKUP of LiteRT, hybrid.
+    """
     rows = jax.lax.bitcast_convert_type(_embedding(options, ids, table), np.int8).astype(np.float32)
     scale = leaves["scale"] if static == 1 else jnp.take(leaves["scale"], ids, mode="clip")
     return rows * scale.reshape((-1,) + (1,) * (rows.ndim - 1))
@@ -91,9 +99,9 @@ OPS = (
         Rule(data=(1,), keep_float=True, versions={"float32": 1, "int8": 3}),
         (
             *copies(_embedding, ("float32", "int8", "uint8", "int32"), ("int32", "T"), ("T",)),
-            *(Kernel(("int32", t), ("float32",), FLAVOURS, _plan_widened, _run_widened) for t in ("int8", "uint8")),
+            *(Kernel(("int32", t), ("float32",), FLAVOURS, _plan_widened, _run_widened) for t in ("int8", "uint8", "int4", "int2")),
         ),
-        (Case(((4,), (6, 5)), {}, {}, {0: "int32"}, constant=(1,)),),
+        (Case(((4,), (6, 8)), {}, {}, {0: "int32"}, constant=(1,)),),
     ),
     Op(
         "DYNAMIC_UPDATE_SLICE",

@@ -1,4 +1,4 @@
-"""Float ops over windows and neighbourhoods: L2_POOL_2D, LOCAL_RESPONSE_NORMALIZATION, CONV_3D, FAKE_QUANT. No integer kernels exist."""
+"""Float ops over windows and neighbourhoods: L2_POOL_2D, LOCAL_RESPONSE_NORMALIZATION, FAKE_QUANT. No integer kernels exist."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from jax import lax
 from ..fixed import round_away
 from ..graph import Options
 from ..op import Case, Op, Rule
-from ..windows import window
 from .common import activate, f32
 from .pooling import window_sizes, window_sums
 
@@ -33,20 +32,6 @@ def _local_response(options: Options, x: Any) -> Any:
     sums = sum(lax.slice_in_dim(squares, i, i + x.shape[last], axis=last) for i in range(2 * radius + 1))
     bias, alpha, beta = (x.dtype.type(options.get(k, 0.0)) for k in ("bias", "alpha", "beta"))
     return x * (bias + alpha * sums) ** -beta
-
-
-def _conv_3d(options: Options, x: Any, w: Any, bias: Any = None) -> Any:
-    """y[n, d, h, w, o] = act(sum over a window of x (n, d, h, w, c) times w (kd, kh, kw, c, o) + bias[o]). *Restates*: CONV_3D."""
-    strides = options.stride_d, options.stride_h, options.stride_w
-    dilations = tuple(options.get(f"dilation_{a}_factor", 1) for a in "dhw")
-    sides = zip(x.shape[1:4], w.shape[:3], strides, dilations, strict=True)
-    pads = [window(n, k, s, d, options.padding)[1:] for n, k, s, d in sides]
-    y = lax.conv_general_dilated(
-        x, w, strides, pads,
-        rhs_dilation=dilations, dimension_numbers=("NDHWC", "DHWIO", "NDHWC"), precision=lax.Precision.HIGHEST,
-    )  # fmt: skip
-    y = y if bias is None else y + bias.reshape(1, 1, 1, 1, -1)
-    return activate(options.get("fused_activation_function", "NONE"), y)
 
 
 def fake_grid(options: Options) -> tuple[np.float32, np.float32, np.float32]:
@@ -84,13 +69,6 @@ def _pooled(shape: tuple, size: tuple, stride: tuple, padding: str, act: str = "
     return Case((shape,), options)
 
 
-def _volume(x: tuple, w: tuple, stride: tuple, padding: str, act: str = "NONE", dilation: tuple = (1, 1, 1)) -> Case:
-    options: dict[str, Any] = {"padding": padding, "fused_activation_function": act}
-    options |= {f"stride_{a}": s for a, s in zip("dhw", stride, strict=True)}
-    options |= {f"dilation_{a}_factor": d for a, d in zip("dhw", dilation, strict=True)}
-    return Case((x, w, (w[4],)), options)
-
-
 FLOAT = {"float32": 1}
 
 OPS = (
@@ -109,16 +87,6 @@ OPS = (
         (
             Case(((1, 3, 4, 9),), {"radius": 2, "bias": 1.0, "alpha": 0.5, "beta": 0.5}),
             Case(((2, 2, 3, 5),), {"radius": 1, "bias": 2.0, "alpha": 0.1, "beta": 0.75}),
-        ),
-    ),
-    Op(
-        "CONV_3D",
-        _conv_3d,
-        Rule(weights=1, weight_axis=4, bias=2, versions=FLOAT),
-        (),
-        (
-            _volume((1, 5, 6, 7, 3), (2, 3, 3, 3, 4), (1, 2, 1), "SAME", "RELU"),
-            _volume((2, 5, 6, 7, 2), (3, 2, 3, 2, 5), (2, 1, 2), "VALID"),
         ),
     ),
     Op(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
 from typing import Any, NamedTuple
 
@@ -17,6 +18,8 @@ from ..graph import Options, Tensor
 from ..op import Case, Kernel, Op, Plan, Rule, Site
 from ..windows import window
 from .common import Leaves, activate, affine, body, f32
+from .hybrid import NOTES as ROW_NOTES
+from .hybrid import QUANTIZERS
 
 FLAVOURS = ("xnnpack", "reference", "builtin")
 
@@ -84,21 +87,27 @@ def _steps(options: Options, size: tuple[int, ...], kernel: tuple[int, int], d: 
 
 def _place(options: Options, size: tuple[int, ...], taps: Any, kernel: tuple[int, int]) -> Any:
     """Sum of the taps (n, h, w, kh, kw, o) where they fall in the output (n, H, W, o): y = i stride + a - padding."""
-    (kh, kw), strides = kernel, (options.stride_h, options.stride_w)
-    before = [_steps(options, size, kernel, d)[1] for d in (0, 1)]
-    found = []
-    for a in range(kh):
-        for b in range(kw):
-            edges = [(0, 0, 0)]
-            for d, at in ((0, a), (1, b)):
-                low, reach = at - before[d], (taps.shape[1 + d] - 1) * strides[d] + 1
-                edges.append((low, size[1 + d] - low - reach, strides[d] - 1))
-            found.append(lax.pad(taps[:, :, :, a, b], jnp.zeros((), taps.dtype), (*edges, (0, 0, 0))))
-    return functools.reduce(operator.add, found)
+    places = itertools.product(range(kernel[0]), range(kernel[1]))
+    return functools.reduce(operator.add, (_place_one(options, size, taps[:, :, :, a, b], (a, b), kernel) for a, b in places))
+
+
+def _place_one(options: Options, size: tuple[int, ...], tap: Any, at: tuple[int, ...], kernel: tuple[int, int]) -> Any:
+    """The tap (n, h, w, o) of place `at` in the kernel, where it falls in the output."""
+    edges = [(0, 0, 0)]
+    for d, stride in enumerate((options.stride_h, options.stride_w)):
+        low, reach = at[d] - _steps(options, size, kernel, d)[1], (tap.shape[1 + d] - 1) * stride + 1
+        edges.append((low, size[1 + d] - low - reach, stride - 1))
+    return lax.pad(tap, jnp.zeros((), tap.dtype), (*edges, (0, 0, 0)))
 
 
 def _output_size(value: Any) -> tuple[int, ...]:
     return tuple(int(v) for v in np.ravel(value))
+
+
+def _clamp(options: Options) -> str:
+    """The fused activation as the kernels have it: TANH and SIGN_BIT do nothing."""
+    name = options.get("fused_activation_function", "NONE")
+    return "NONE" if name in ("TANH", "SIGN_BIT") else name
 
 
 def real_transpose_conv(options: Options, size: Any, w: Any, x: Any, bias: Any = None) -> Any:
@@ -106,7 +115,7 @@ def real_transpose_conv(options: Options, size: Any, w: Any, x: Any, bias: Any =
     o, kh, kw, c = w.shape
     taps = dot.dense_float(x, jnp.transpose(w, (3, 1, 2, 0)).reshape(c, kh * kw * o)).reshape(*x.shape[:3], kh, kw, o)
     y = dot.add_bias(_place(options, _output_size(size), taps, (kh, kw)), bias)
-    return activate(options.get("fused_activation_function", "NONE"), y)
+    return activate(_clamp(options), y)
 
 
 def _constant(site: Site, position: int, what: str) -> np.ndarray:
@@ -119,9 +128,12 @@ def _constant(site: Site, position: int, what: str) -> np.ndarray:
 def _transpose_rule(site: Site, flavour: str) -> str:
     x, w = site.inputs[2], site.inputs[1]
     assert x is not None and w is not None
-    if x.type == "int16":
-        return "wide"
     o = site.options
+    if x.type == "int16":
+        bias, short = site.inputs[3] if len(site.inputs) > 3 else None, o.get("quantized_bias_type", "FLOAT32") == "INT32"
+        if bias is not None and (bias.type == "int32") != short:
+            raise Invalid("the options do not name the type of the bias", where=site.where, found=bias.type)
+        return "wide" if not short else "away" if flavour == "reference" else "mixed"
     gaps = o.stride_h > w.shape[1] or o.stride_w > w.shape[2]
     refused = gaps or o.get("fused_activation_function", "NONE") in ("TANH", "SIGN_BIT")
     kernel = "builtin" if flavour == "xnnpack" and refused else flavour
@@ -153,7 +165,7 @@ def _plan_transpose_conv(site: Site, flavour: str) -> Plan:
     rule = _transpose_rule(site, flavour)
     how, leaves = rescaling(site, rule, sx, _scales(w, o, site), x.type != "uint8", "xnnpack" if rule == "scale" else "builtin")
     weights = np.transpose(codes, (3, 1, 2, 0)).reshape(c, kh * kw * o)
-    leaves |= {"weights": weights.astype(np.int32 if x.type == "uint8" else np.int8), "input_zero_point": np.int32(zx)}
+    leaves |= {"weights": weights.astype(np.int8 if x.type == "int8" or rule == "wide" else np.int32), "input_zero_point": np.int32(zx)}
     leaves |= {"bias": np.ascontiguousarray(bias)[:, None].view(np.uint32) if rule == "wide" else bias.astype(np.int32)}
     return Plan((how, size, (kh, kw)), leaves, NOTES[rule])
 
@@ -162,8 +174,8 @@ def _run_transpose_conv(options: Options, static: tuple, leaves: Leaves, _size: 
     """int8, uint8 or int16 codes by int8 (uint8) weights, scattered with the stride, padded taps dropped; see `Rescale`.
 
     Multiplier: f64(s_x) f64(s_w) / f64(s_y); uint8: f64(f32(s_x s_w)) / f64(s_y). XNNPACK: f32(f32(s_x s_w) / s_y).
-    *Domain*: int8 weights with zero point 0; int16 with zero points 0 and a 64-bit bias. *Restates*: TransposeConv of the LiteRT
-    kernels, XNNPACK's deconvolution. *Differs*: only in the rounding.
+    *Domain*: int8 weights with zero point 0; int16 with zero points 0, 64-bit sums unless the options name an int32 bias.
+    *Restates*: TransposeConv of the LiteRT kernels, XNNPACK's deconvolution. *Differs*: only in the rounding.
     """
     how, size, kernel = static
     w = leaves["weights"]
@@ -182,6 +194,49 @@ def _run_transpose_conv(options: Options, static: tuple, leaves: Leaves, _size: 
         taps = jnp.matmul(x.astype(np.int32) - leaves["input_zero_point"], w)
     acc = dot.add_bias(_place(options, size, taps.reshape(shape), kernel), leaves["bias"])
     return rescaled(how, leaves, acc)
+
+
+# ---------------------------------------------------------------- float data by int8 weights
+
+
+def _plan_hybrid(site: Site, flavour: str) -> Plan:
+    """static: (quantizer of the images, output shape, kernel)."""
+    w, o = site.inputs[1], site.options
+    assert w is not None and w.qparams is not None
+    codes, size = _constant(site, 1, "weights"), _output_size(_constant(site, 0, "output shape"))
+    count, kh, kw, _ = codes.shape
+    if np.any(w.qparams.zero_point):
+        raise Unsupported("float data by weights with a zero point", where=site.where, hint="Float and fake mode run it")
+    bias = _constant(site, 3, "bias") if len(site.inputs) > 3 and site.inputs[3] is not None else np.zeros(count, f32)
+    refused = o.stride_h > kh or o.stride_w > kw or _clamp(o) != o.get("fused_activation_function", "NONE")
+    how = "dynamic" if flavour == "xnnpack" and not refused else "asymmetric"
+    leaves = {"weights": np.transpose(codes, (1, 2, 3, 0)), "scale": _scales(w, count, site), "bias": np.asarray(bias, f32).reshape(-1)}
+    return Plan((how, size, (kh, kw)), leaves, ROW_NOTES[how])
+
+
+def _run_hybrid(options: Options, static: tuple, leaves: Leaves, _size: Any, _w: Any, x: jax.Array, *_: Any) -> jax.Array:
+    """Images quantized with a zero point. XNNPACK: fma(s acc, s_w, b). LiteRT kernels: a float sum of ((q - z) w s_w) s, tap by tap
+    and channel by channel in the order of the input, then + b. *Restates*: HybridTransposeConv, XNNPACK's qd8 deconvolution.
+    """
+    how, size, kernel = static
+    w, (scale, bias) = leaves["weights"], (leaves[k].reshape(1, 1, 1, -1) for k in ("scale", "bias"))
+    q = QUANTIZERS[how](x.reshape(x.shape[0], -1))
+    zero, s = (v.reshape(-1, 1, 1, 1) for v in (q.zero, q.scale))
+    centred = q.codes.reshape(x.shape).astype(np.int32) - zero
+    if how == "dynamic":
+        flat = jnp.transpose(w, (2, 0, 1, 3)).reshape(x.shape[3], -1).astype(np.int32)
+        acc = _place(options, size, jnp.matmul(centred, flat).reshape(*x.shape[:3], *kernel, w.shape[3]), kernel)
+        y = fixed.fma(acc.astype(f32) * s, scale, bias)
+        return activate(_clamp(options), y)
+    y = jnp.zeros(size, f32)
+    for at in itertools.product(*(reversed(range(k)) for k in kernel)):
+
+        def add(total: Any, channel: Any, at: tuple[int, ...] = at) -> tuple[Any, None]:
+            tap = (channel[0][..., None] * channel[1].reshape(1, 1, 1, -1)).astype(f32) * scale * s
+            return total + _place_one(options, size, fixed.clamp(tap, f32(-3e38), f32(3e38)), at, kernel), None
+
+        y = lax.scan(add, y, (jnp.moveaxis(centred, 3, 0), w[at].astype(np.int32)))[0]
+    return activate(_clamp(options), y + bias)
 
 
 # ---------------------------------------------------------------- cases
@@ -205,6 +260,8 @@ OPS = (
             Kernel(("int32", "int8", "int8", "int32?"), ("int8",), FLAVOURS, _plan_transpose_conv, _run_transpose_conv),
             Kernel(("int32", "uint8", "uint8", "int32?"), ("uint8",), FLAVOURS, _plan_transpose_conv, _run_transpose_conv),
             Kernel(("int32", "int8", "int16", "int64?"), ("int16",), FLAVOURS, _plan_transpose_conv, _run_transpose_conv),
+            Kernel(("int32", "int8", "int16", "int32"), ("int16",), FLAVOURS, _plan_transpose_conv, _run_transpose_conv),
+            Kernel(("int32", "int8", "float32", "float32?"), ("float32",), FLAVOURS, _plan_hybrid, _run_hybrid),
         ),
         (
             _transposed((1, 4, 3, 5), (7, 3, 3, 5), (1, 8, 6, 7), (2, 2), "SAME"),
