@@ -177,7 +177,8 @@ def _output_shapes(row: Row, options: Options) -> tuple[tuple[int, ...], ...]:
             slots.append(None)
         else:
             kind = row.types[0][p]
-            dtype = np.float32 if kind in domains.QUANTIZED or p == row.op.rule.bias else TYPES[kind].dtype
+            real = kind in domains.QUANTIZED and row.op.rule.data != ()
+            dtype = np.float32 if real or p == row.op.rule.bias else TYPES[kind].dtype
             slots.append(jax.ShapeDtypeStruct(shape, dtype))
     holes = [p for p, s in enumerate(slots) if isinstance(s, jax.ShapeDtypeStruct)]
 
@@ -362,7 +363,7 @@ def float_rows(registry: Mapping[str, Op], flavour: str) -> Iterator[Row]:
             continue
         for number, case in enumerate(op.cases):
             ins = tuple(_float_type(case, p) for p in range(len(case.inputs)))
-            if "float32" in ins[:1] and case.types.get(0, "float32") == "float32":
+            if ins[:1] in (("float32",), ("complex64",)):
                 outs = tuple(_float_output(op, k) for k in range(case.outputs))
                 yield Row(op, (ins, outs), flavour, case, number, 0)
 
@@ -370,7 +371,7 @@ def float_rows(registry: Mapping[str, Op], flavour: str) -> Iterator[Row]:
 def _float_output(op: Op, position: int) -> str:
     """Type of an output of an op on float32: float32, but for indices."""
     kinds = {_choices(_pattern(k.outputs, position))[0] for k in op.kernels if "float32" in _choices(_pattern(k.inputs, 0))}
-    return min(kinds) if kinds and kinds <= {"int32", "int64"} else "float32"
+    return domains.RESULTS.get(op.name, min(kinds) if kinds and kinds <= {"int32", "int64"} else "float32")
 
 
 def _float_type(case: Case, position: int) -> str:
@@ -397,7 +398,9 @@ def float_trial(row: Row, draw: int) -> Trial:
         spread = 1 / np.sqrt(np.prod(shape) / shape[rule.weight_axis]) if p == rule.weights else 2  # type: ignore
         x = (spread * rng.normal(size=(SAMPLES, *shape))).astype(np.float32)  # type: ignore[misc]
         x = domains.above_zero(row.op.name, x)
-        if kind != "float32":
+        if kind == "complex64":
+            x = x + 1j * x[::-1]
+        elif kind != "float32":
             x = domains.defined(row.op.name, row.flavour, kind, _values(kind, shape, "random", rng, None, ()))  # type: ignore[arg-type]
         tensors.append(Tensor(len(tensors), f"x{p}", shape, kind, None, x[0] if p in constant else None))  # type: ignore[arg-type]
         if p not in constant:

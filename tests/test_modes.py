@@ -18,13 +18,12 @@ from qsim.writer import to_bytes
 
 FIRST = [r for r in generate.rows(REGISTRY, variants=1) if r.number == 0]
 INT8 = [r for r in FIRST if r.types[0][0] in ("int8", "float32") and r.types[1][0] in ("int8", "float32", "int32")]
-XNNPACK = [r for r in INT8 if r.flavour == "xnnpack"]
+XNNPACK = [r for r in INT8 if r.flavour == "xnnpack" and r.op.name not in domains.STORED - {"CAST", "MATRIX_DIAG"}]
 RANGED = [
     r
     for r in generate.rows(REGISTRY, variants=1)
     if r.flavour == "reference" and r.types[1] == ("int8",) and r.types[0][0] in ("int8", "float32")
-    # CAST and MATRIX_DIAG keep a stored number, whatever it stands for; small quotients of DIV are wrong in LiteRT
-    if r.op.name not in ("CAST", "MATRIX_DIAG", "DIV")
+    if r.op.name not in domains.STORED and r.op.name != "DIV"  # small quotients of DIV are wrong in LiteRT
 ]
 
 
