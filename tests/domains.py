@@ -116,6 +116,17 @@ REAL_TOO = (
     "REDUCE_PROD",
 )  # never quantized, but float models have them
 NO_REFERENCE = ("ELU", "CEIL", "ROUND")  # ops the reference resolver does not know
+RESULTS = {"RFFT2D": "complex64"}  # types of results of float data that are not float32
+REAL_TOO = frozenset(
+    "DIV HARD_SWISH SQUARED_DIFFERENCE SQRT RSQRT RFFT2D COMPLEX_ABS REAL IMAG SEGMENT_SUM UNSORTED_SEGMENT_SUM UNSORTED_SEGMENT_PROD "
+    "UNSORTED_SEGMENT_MAX UNSORTED_SEGMENT_MIN BUCKETIZE ADD_N ATAN2 STABLEHLO_ADD STABLEHLO_MULTIPLY STABLEHLO_MAXIMUM STABLEHLO_MINIMUM "
+    "STABLEHLO_PAD STABLEHLO_GATHER DILATE REDUCE_WINDOW".split()
+)  # never quantized, but float models have them
+STORED = frozenset(  # ops that compute with stored numbers, whatever they stand for
+    "CAST MATRIX_DIAG NEG FLOOR_DIV FLOOR_MOD RIGHT_SHIFT BITWISE_XOR STABLEHLO_SHIFT_LEFT STABLEHLO_AND STABLEHLO_ADD STABLEHLO_MULTIPLY STABLEHLO_MAXIMUM "
+    "STABLEHLO_MINIMUM REDUCE_WINDOW SPARSE_TO_DENSE DILATE STABLEHLO_PAD".split()
+)
+NO_REFERENCE = ("ELU", "CEIL", "ROUND", "SEGMENT_SUM")  # ops the reference resolver does not know
 NONZERO = ("DIV", "FLOOR_DIV", "FLOOR_MOD")  # ops whose second operand is never 0
 POSITIVE = ("LOG", "SQRT", "RSQRT", "POW")  # ops whose float data must be above 0
 FREE_OUTPUT = ("TANH",)  # kernels that take any output scale, though the rule fixes it for quantizing
@@ -153,7 +164,7 @@ def domain(op: str, flavour: str, depth: int, *, tied: bool, kind: str = "int8")
 def defined(op: str, flavour: str, type_name: str, x: np.ndarray, zero: int = 0) -> np.ndarray:
     """The data changed where LiteRT would have no result: indices out of range, rows of SOFTMAX.
 
-    SQRT and RSQRT stop below the zero point, DIV where the divisor is at it.
+    STABLEHLO_SHIFT_LEFT takes shifts of 0 and more. SQRT and RSQRT stop below the zero point, DIV where the divisor is at it.
     Reference SOFTMAX shifts by 32 and aborts where the exponentials of a row (the largest counts as 1) sum to 512 or more: rows
     that long keep one largest code, and all codes behind the first 500 are the lowest.
     """
@@ -163,6 +174,8 @@ def defined(op: str, flavour: str, type_name: str, x: np.ndarray, zero: int = 0)
         return x % 4 - 1  # products within 32 bits
     if op == "POW" and type_name == "int32":
         return np.abs(x) % 40
+    if op == "STABLEHLO_SHIFT_LEFT":
+        return x & x.dtype.type(7)
     if op in ("SQRT", "RSQRT"):
         return np.maximum(x, x.dtype.type(zero))
     if op in NONZERO:

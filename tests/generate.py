@@ -181,7 +181,8 @@ def _output_shapes(row: Row, options: Options) -> tuple[tuple[int, ...], ...]:
             slots.append(None)
         else:
             kind = row.types[0][p]
-            dtype = np.float32 if domains.carries_reals(row.op.name, kind) or p == row.op.rule.bias else TYPES[kind].dtype
+            real = domains.carries_reals(row.op.name, kind) and row.op.rule.data != ()
+            dtype = np.float32 if real or p == row.op.rule.bias else TYPES[kind].dtype
             slots.append(jax.ShapeDtypeStruct(shape, dtype))
     holes = [p for p, s in enumerate(slots) if isinstance(s, jax.ShapeDtypeStruct)]
 
@@ -375,7 +376,7 @@ def float_rows(registry: Mapping[str, Op], flavour: str) -> Iterator[Row]:
         for number, case in enumerate(op.cases):
             ins = tuple(_float_type(case, p) for p in range(len(case.inputs)))
             lead = op.rule.data[0] if op.rule.data and op.rule.data != "all" else 0
-            if ins[lead : lead + 1] == ("float32",):  # type: ignore[operator,misc]
+            if ins[lead : lead + 1] in (("float32",), ("complex64",)):  # type: ignore[operator,misc]
                 outs = tuple(_float_output(op, k) for k in range(case.outputs))
                 yield Row(op, (ins, outs), flavour, case, number, 0)
 
@@ -383,7 +384,7 @@ def float_rows(registry: Mapping[str, Op], flavour: str) -> Iterator[Row]:
 def _float_output(op: Op, position: int) -> str:
     """Type of an output of an op on float32: float32, but for indices."""
     kinds = {_choices(_pattern(k.outputs, position))[0] for k in op.kernels if "float32" in _choices(_pattern(k.inputs, 0))}
-    return min(kinds) if kinds and kinds <= {"int32", "int64"} else "float32"
+    return domains.RESULTS.get(op.name, min(kinds) if kinds and kinds <= {"int32", "int64"} else "float32")
 
 
 def _float_type(case: Case, position: int) -> str:
@@ -410,7 +411,9 @@ def float_trial(row: Row, draw: int) -> Trial:
         spread = 1 / np.sqrt(np.prod(shape) / shape[rule.weight_axis]) if p == rule.weights else 2  # type: ignore
         x = (spread * rng.normal(size=(SAMPLES, *shape))).astype(np.float32)  # type: ignore[misc]
         x = domains.above_zero(row.op.name, x)
-        if kind != "float32":
+        if kind == "complex64":
+            x = x + 1j * x[::-1]
+        elif kind != "float32":
             x = domains.defined(row.op.name, row.flavour, kind, _values(kind, shape, "random", rng, None, ()))  # type: ignore[arg-type]
         tensors.append(Tensor(len(tensors), f"x{p}", shape, kind, None, x[0] if p in constant else None))  # type: ignore[arg-type]
         if p not in constant:

@@ -19,13 +19,13 @@ from qsim.writer import to_bytes
 
 FIRST = [r for r in generate.rows(REGISTRY, variants=1) if r.number == 0]
 INT8 = [r for r in FIRST if r.types[0][0] in ("int8", "float32") and r.types[1][0] in ("int8", "float32", "int32")]
-XNNPACK = [r for r in INT8 if r.flavour == "xnnpack"]
+XNNPACK = [r for r in INT8 if r.flavour == "xnnpack" and r.op.name not in domains.STORED - {"CAST", "MATRIX_DIAG"}]
 RANGED = [
     r
     for r in generate.rows(REGISTRY, variants=1)
     if r.flavour == "reference" and r.types[1] == ("int8",) and r.types[0][0] in ("int8", "float32")
-    # ops of stored numbers, whatever these stand for; DIV, whose small quotients are wrong in LiteRT; REDUCE_PROD, which rounds often
-    if r.op.name not in ("CAST", "MATRIX_DIAG", "NEG", "FLOOR_DIV", "FLOOR_MOD", "DIV", "REDUCE_PROD")
+    # small quotients of DIV are wrong in LiteRT; REDUCE_PROD rounds often
+    if r.op.name not in domains.STORED and r.op.name not in ("DIV", "REDUCE_PROD")
 ]
 
 

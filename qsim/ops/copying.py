@@ -42,12 +42,14 @@ def copies(
     static: tuple[int, ...] = (),
     tied: Sequence[int] = (),
     tied_in: Sequence[str] = FLAVOURS,
+    flavours: Sequence[str] = FLAVOURS,
     check: Callable[[Site], None] | None = None,
 ) -> tuple[Kernel, ...]:
     """One row per type (`T` in the patterns): `real` on codes, scales never read.
 
     static: positions whose host values go into the plan's static part. tied: inputs that must share the output's parameters, in the
-    flavours `tied_in` (LiteRT refuses others there). check: raises for values that LiteRT cannot take.
+    flavours `tied_in` (LiteRT refuses others there). flavours: those that have the op.
+    check: raises for values that LiteRT cannot take.
     """
 
     def plan(site: Site, flavour: str) -> Plan:
@@ -66,4 +68,4 @@ def copies(
     def named(patterns: Sequence[str], t: str) -> tuple[str, ...]:
         return tuple(p.replace("T", t) for p in patterns)
 
-    return tuple(Kernel(named(inputs, t), named(outputs, t), FLAVOURS, plan, run) for t in types)
+    return tuple(Kernel(named(inputs, t), named(outputs, t), tuple(flavours), plan, run) for t in types)
