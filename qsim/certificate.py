@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # A real may differ from LiteRT's by this share of the largest value of its tensor: of one op on the same inputs, and of the whole graph,
 # where differences of earlier ops are carried on. Integers may not differ.
 REAL_SHARE = {"per op": 1e-5, "whole": 1e-4}
+BEHIND_REALS = "reals before it differ in their last bits, and roundings carry that on"
 HELD_BYTES = 1 << 28  # intermediates held at once
 STYLES = ("uniform", "saturating", "ties")
 
@@ -178,10 +179,10 @@ def _judged(
         return Outcome("differs", f"op {wrong.op} {wrong.kind} alone, on LiteRT's own inputs, gives other values", per_op, whole)
     carried = next((t for t in whole if t.differing), None)
     if carried is not None:
-        cause = (
-            f"every op is right on LiteRT's own inputs; the first to differ in the graph is op {carried.op} {carried.kind}: reals before it"
+        why = BEHIND_REALS if any(t.worst for t in whole if t.op < carried.op) else "compiled together, ops give other values than alone"
+        return Outcome(
+            "differs", f"every op is right on LiteRT's own inputs, but in the graph op {carried.op} {carried.kind}: {why}", per_op, whole
         )
-        return Outcome("differs", cause, per_op, whole)
     return Outcome("exact", "", per_op, whole)
 
 
