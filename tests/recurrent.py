@@ -323,5 +323,72 @@ def rnn(
     outputs = [_output(*shape[:-1], n) for n in units[:ways]]
     if ways == 2:
         options["merge_outputs"] = bool(rng.integers(2))
+        aborts = hybrid and options["merge_outputs"] and form.major and form.n > 1  # without a zero point for each row
+        options["asymmetric_quantize_inputs"] |= aborts
         outputs = [_output(*shape[:-1], sum(units))] if options["merge_outputs"] else outputs
     return parts.model(op, options, 12 if ways == 2 else 5, outputs), data, f"{options}, auxiliary {aux}"
+
+
+# SVDF --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Sizes of an SVDF: n rows of k values, units of `rank` filters over `length` steps."""
+
+    n: int
+    k: int
+    units: int
+    rank: int
+    length: int
+    bias: bool = True
+
+
+FILTERS = (
+    Filters(1, 8, 4, 1, 5),
+    Filters(2, 17, 5, 2, 9),
+    Filters(3, 5, 3, 3, 1, False),
+    Filters(2, 33, 7, 5, 16),
+    Filters(1, 1, 1, 8, 7, False),
+)
+
+
+def svdf(sizes: Filters, draw: int, *, kind: str, samples: int = 12) -> tuple[Model, list[np.ndarray], str]:
+    """SVDF on int8 with int16 state ("int8"), on reals ("float32"), on reals by int8 weights ("hybrid")."""
+    if kind == "int8":
+        return _integer_svdf(sizes, draw, samples)
+    hybrid, rng, parts = kind == "hybrid", np.random.default_rng([draw, *str(sizes).encode()]), Parts()
+    filters = sizes.units * sizes.rank
+    parts.add(0, "float32", (sizes.n, sizes.k))
+    _normal(parts, rng, 1, (filters, sizes.k), sizes.k**-0.5, hybrid=hybrid)
+    _normal(parts, rng, 2, (filters, sizes.length), sizes.length**-0.5, hybrid=hybrid)
+    if sizes.bias:
+        _normal(parts, rng, 3, (sizes.units,), 0.5)
+    parts.add(4, "float32", (sizes.n, filters * sizes.length), state=True)
+    name = str(rng.choice(["NONE", *ACTIVATIONS]))
+    options = {"rank": sizes.rank, "fused_activation_function": name, "asymmetric_quantize_inputs": bool(draw % 2) and hybrid}
+    model = parts.model("SVDF", options, 5, [_output(sizes.n, sizes.units)], 2 if hybrid else 1)
+    return model, [real_data(rng, (sizes.n, sizes.k), samples)], str(options)
+
+
+def _integer_svdf(sizes: Filters, draw: int, samples: int) -> tuple[Model, list[np.ndarray], str]:
+    style, rng, parts = STYLES[draw % 4], np.random.default_rng([draw, *str(sizes).encode()]), Parts()
+    filters, large = sizes.units * sizes.rank, 3 if style == "saturated" else 0
+    sx, sf, st = (power(rng, style, low, low + 4) for low in (-6, -8, -14))
+    ties = style == "ties"
+    reach = (3 * 2 if ties else 74 * 74) * sizes.k**0.5 * 2.0 ** (rng.uniform(-1, 1) + large)
+    ss = f32(float(sx) * float(sf) * 2.0 ** round(np.log2(reach / 8000)))
+    ss = f32(float(sx) * float(sf) / 2) if ties else f32(float(ss) * 2.0 ** rng.uniform(-1, 1))
+    sums = (6 * 2 if ties else 8000 * 19000) * (sizes.length * sizes.rank) ** 0.5
+    sy = f32(float(ss) * float(st) * (2.0 ** round(np.log2(sums / 60)) if ties else sums / 60 * 2.0 ** rng.uniform(-1, 1)))
+    zx, zy = zero_point(rng, style), zero_point(rng, "random")
+    parts.add(0, "int8", (sizes.n, sizes.k), q(sx, zx))
+    parts.add(1, "int8", (filters, sizes.k), q(sf), weights(rng, style, (filters, sizes.k)))
+    parts.add(2, "int16", (filters, sizes.length), q(st, 0, "int16"), weights(rng, style, (filters, sizes.length), "int16"))
+    if sizes.bias:
+        steps = rng.integers(-60, 60, sizes.units) + (0.5 if style == "edge" else 0)
+        parts.add(3, "int32", (sizes.units,), q(ss * st, 0, "int32"), np.rint(steps * float(sy) / (float(ss) * float(st))))
+    parts.add(4, "int16", (sizes.n, filters * sizes.length), q(ss, 0, "int16"), state=True)
+    options = {"rank": sizes.rank, "fused_activation_function": "RELU", "asymmetric_quantize_inputs": False}
+    model = parts.model("SVDF", options, 5, [Tensor(0, "", (sizes.n, sizes.units), "int8", q(sy, zy))], 3)
+    return model, [codes(rng, style, (sizes.n, sizes.k), zx, samples)], style

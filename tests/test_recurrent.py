@@ -33,7 +33,7 @@ class Same:
             plan = kernel.plan(where, flavour)
             key = (kernel, plan.static, *((k, np.asarray(v).tobytes()) for k, v in sorted(plan.leaves.items())))
             if key not in found:
-                found[key] = self._run(model, flavour, (kernel, plan.static), xs)
+                found[key] = self._run(model, flavour, (kernel, plan.static, len(xs)), xs)
             theirs = self.oracle.run(data, xs, flavour, sequence=True)
             for t, mine in zip(model.graph.outputs, found[key], strict=True):
                 assert (mine.shape, mine.dtype) == (theirs[t].shape, theirs[t].dtype)
@@ -87,11 +87,31 @@ def test_basic_integer_lstm_equals_litert(sizes, request, oracle, record_propert
     compare(request, oracle, record_property, lambda draw: recurrent.basic_integer_lstm(form, draw))
 
 
+@pytest.mark.parametrize("sizes", recurrent.FILTERS, ids=str)
+@pytest.mark.parametrize("kind", ["int8", "hybrid"])
+def test_svdf_equals_litert(sizes, kind, request, oracle, record_property):
+    compare(request, oracle, record_property, lambda draw: recurrent.svdf(sizes, draw, kind=kind))
+
+
+@pytest.mark.parametrize("op", ["RNN", "UNIDIRECTIONAL_SEQUENCE_RNN", "BIDIRECTIONAL_SEQUENCE_RNN"])
+@pytest.mark.parametrize("sizes", recurrent.forms()[:8:2] + recurrent.forms()[9:12:2], ids=str)
+def test_hybrid_rnn_equals_litert(op, sizes, request, oracle, record_property):
+    compare(request, oracle, record_property, lambda draw: recurrent.rnn(op, sizes, draw, hybrid=True))
+
+
+@pytest.mark.parametrize("op", ["UNIDIRECTIONAL_SEQUENCE_LSTM", "LSTM", "BIDIRECTIONAL_SEQUENCE_LSTM"])
+def test_hybrid_lstm_equals_litert(op, form, request, oracle, record_property):
+    make = {"LSTM": recurrent.full_lstm, "UNIDIRECTIONAL_SEQUENCE_LSTM": recurrent.float_lstm}.get(op, recurrent.both_ways_lstm)
+    form = replace(form, norm=form.norm and not op.startswith("BI"))
+    compare(request, oracle, record_property, lambda draw: make(form, draw, hybrid=True))
+
+
 FLOAT = {
     "UNIDIRECTIONAL_SEQUENCE_LSTM": recurrent.float_lstm,
     "LSTM": recurrent.full_lstm,
     "LSTM basic": recurrent.basic_lstm,
     "BIDIRECTIONAL_SEQUENCE_LSTM": lambda form, draw: recurrent.both_ways_lstm(replace(form, norm=False), draw),
+    "SVDF": lambda form, draw: recurrent.svdf(recurrent.FILTERS[draw % 5], draw, kind="float32"),
     "RNN": partial(recurrent.rnn, "RNN"),
     "UNIDIRECTIONAL_SEQUENCE_RNN": partial(recurrent.rnn, "UNIDIRECTIONAL_SEQUENCE_RNN"),
     "BIDIRECTIONAL_SEQUENCE_RNN": partial(recurrent.rnn, "BIDIRECTIONAL_SEQUENCE_RNN"),

@@ -10,7 +10,8 @@ import numpy as np
 from .. import dot, fixed
 from ..errors import Invalid, Unsupported
 from ..graph import Options
-from ..op import Kernel, Op, Plan, Rule, Site
+from ..op import FLAVOURS, Kernel, Op, Plan, Rule, Site
+from . import rnn_hybrid
 from .common import activate, affine
 
 f32 = np.float32
@@ -83,6 +84,9 @@ OPS = (
         "SVDF",
         svdf_real,
         Rule(data=(0,), prepared=(1, 2, 3), state=(4,), keep_float=True),
-        (Kernel(("int8", "int8", "int16", "int32?", "int16"), ("int8",), ("xnnpack", "reference", "builtin"), svdf_plan, svdf_run),),
+        (
+            Kernel(("int8", "int8", "int16", "int32?", "int16"), ("int8",), FLAVOURS, svdf_plan, svdf_run),
+            Kernel(("float32", "int8", "int8", "float32?", "float32"), ("float32",), FLAVOURS, rnn_hybrid.svdf_plan, rnn_hybrid.svdf_run),
+        ),
     ),
 )

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 
 from .. import dot
 from ..graph import Options
-from ..op import Op, Rule
+from ..op import FLAVOURS, Kernel, Op, Rule
 from .lstm_cell import activation, over_time
+from .rnn_hybrid import bidirectional_run, rnn_plan, rnn_run, sequence_run
 
 
 def _step(options: Options, weights: Any, recurrent: Any, bias: Any, h: Any, x: Any, aux: Any = None, aux_weights: Any = None) -> Any:
@@ -52,8 +53,24 @@ def bidirectional_real(options: Options, x: Any, *at: Any) -> tuple[Any, ...]:
     return (jnp.concatenate([first, second], axis=2), h, g) if options.merge_outputs else (first, second, h, g)
 
 
+CELL = ("int8", "int8", "float32", "float32")  # weights, recurrent weights, bias, state
+
+
+def _hybrid(run: Any, cells: int = 1, more: tuple[str, ...] = (), outputs: tuple[str, ...] = ("float32",)) -> Kernel:
+    return Kernel(("float32", *CELL * cells, *more), outputs, FLAVOURS, rnn_plan, run)
+
+
+AUX = ("float32?", "int8?", "int8?")
+
 OPS = (
-    Op("RNN", rnn_real, Rule(data=(0,), state=(4,), keep_float=True)),
-    Op("UNIDIRECTIONAL_SEQUENCE_RNN", sequence_real, Rule(data=(0,), state=(4,), keep_float=True)),
-    Op("BIDIRECTIONAL_SEQUENCE_RNN", bidirectional_real, Rule(data=(0,), state=(4, 8), keep_float=True)),
-)
+    Op("RNN", rnn_real, Rule(data=(0,), prepared=(1, 2, 3), state=(4,), keep_float=True), (_hybrid(rnn_run),)),
+    Op(
+        "UNIDIRECTIONAL_SEQUENCE_RNN", sequence_real, Rule(data=(0,), prepared=(1, 2, 3), state=(4,), keep_float=True),
+        (_hybrid(sequence_run),),
+    ),
+    Op(
+        "BIDIRECTIONAL_SEQUENCE_RNN", bidirectional_real,
+        Rule(data=(0,), prepared=(1, 2, 3, 5, 6, 7, 10, 11), state=(4, 8), keep_float=True),
+        tuple(_hybrid(bidirectional_run, 2, AUX, ("float32",) * n) for n in (1, 2)),
+    ),
+)  # fmt: skip
