@@ -251,6 +251,7 @@ def _run_cast(options: Options, static: str, leaves: Leaves, x: Any) -> Any:
 
 
 _8 = ("int8", "uint8")
+_CAST = "float32|float16|int8|uint8|int16|uint16|int32|uint32|int64|bool"
 _32 = (("int16", "int32"), ("int32", "int8"), ("int32", "int16"))
 _PAIRS = (*((a, b) for a in _8 for b in _8), ("int8", "int16"), ("uint8", "int16"), ("int16", "int8"), ("int16", "int16"), *_32)
 
@@ -285,7 +286,7 @@ OPS = (
         "CAST",
         _real_cast,
         Rule(data=(), versions={"float32": 1, "int8": 3}, keep_float=True),
-        (Kernel(("any",), ("any",), FLAVOURS, lambda site, flavour: Plan(site.outputs[0].type, note="number kept"), _run_cast),),
+        (Kernel((_CAST,), (_CAST,), FLAVOURS, lambda site, flavour: Plan(site.outputs[0].type, note="number kept"), _run_cast),),
         (
             Case(((1, 6),), {"in_data_type": "FLOAT32", "out_data_type": "INT32"}, types={0: "float32"}),
             Case(((1, 6),), {"in_data_type": "INT32", "out_data_type": "FLOAT32"}, types={0: "int32"}),
