@@ -205,7 +205,7 @@ def zero_point(rng: Rng, type_name: str, wide: bool = False) -> int:
     """An end of the type, 0, or any code; 0 for types whose kernels demand it, but for int16 and int32 if `wide`."""
     if wide and type_name == "int32":
         return int(rng.choice([0, rng.integers(-1000, 1000)]))
-    if type_name not in ("int8", "uint8") and not (wide and type_name == "int16"):
+    if type_name not in ("int8", "uint8") and not (wide and type_name in ("int16", "int4")):
         return 0
     low, high = code_range(type_name)
     return int(rng.choice([low, high, max(low, 0), rng.integers(low, high + 1), rng.integers(low, high + 1)]))
@@ -241,11 +241,14 @@ def parameters(op: str, domain: Domain, style: str, rng: Rng, inputs: Mapping[in
     wide = op == "QUANTIZE" and len({*inputs.values(), *outputs}) > 1
     centred = op in CENTERED or (op in WEIGHTS and inputs.get(0) != "int8")
     zeros = {p: 0 if centred else zero_point(rng, t, wide) for p, t in inputs.items()}
+    wide = [t for t in {*inputs.values(), *outputs} if t == "int4" or (op == "QUANTIZE" and len({*inputs.values(), *outputs}) > 1)]
+    zeros = {p: 0 if op in CENTERED else zero_point(rng, t, t in wide) for p, t in inputs.items()}
     if domain.kind == "tied":
         shared = next(iter(zeros.values()), 0)
         return Parameters({p: (s_y, shared) for p in inputs}, tuple((s_y, shared) for _ in outputs))
     return Parameters(
-        {p: (s, zeros[p]) for p, s in zip(inputs, scales, strict=True)}, tuple((s_y, zero_point(rng, t, wide)) for t in outputs)
+        {p: (s, zeros[p]) for p, s in zip(inputs, scales, strict=True)},
+        tuple((s_y, zero_point(rng, t, t in wide)) for t in outputs),
     )
 
 

@@ -308,7 +308,7 @@ def _values(kind: str, shape: tuple[int, ...], style: str, rng: np.random.Genera
 
 
 def _type_of(q: QParams) -> str:
-    return next(t for t in ("int8", "uint8", "int16") if code_range(t) == (q.low, q.high))
+    return next(t for t in ("int8", "uint8", "int16", "int4") if code_range(t) == (q.low, q.high))
 
 
 def _linear(row: Row, style: str, rng: np.random.Generator) -> _Drawn:

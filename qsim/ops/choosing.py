@@ -50,6 +50,11 @@ def _top(options: Options, x: Any, count: Any) -> tuple[Any, Any]:
     return values, indices.astype(np.int32)
 
 
+def _top_16(options: Options, x: Any, count: Any) -> tuple[Any, Any]:
+    values, indices = _top(options, x, count)
+    return values, indices.astype(np.int16)
+
+
 def _cumsum(options: Options, x: Any, axis: Any) -> Any:
     """Running sums; `exclusive`: without the element itself; `reverse`: from the end. *Restates*: CUMSUM of LiteRT."""
     ns, axis = namespace(x), int(np.ravel(axis)[0]) % np.ndim(x)
@@ -124,7 +129,10 @@ OPS = (
         "TOPK_V2",
         _top,
         Rule(tied=True, static=(1,)),
-        copies(_top, WHOLE, ("T", "int32"), ("T", "int32"), static=(1,)),
+        (
+            *copies(_top, WHOLE, ("T", "int32"), ("T", "int32"), static=(1,)),
+            *copies(_top_16, WHOLE, ("T", "int32"), ("T", "int16"), static=(1,)),
+        ),
         (Case(((2, 9), ()), {}, {1: 4}, {1: "int32"}, outputs=2), Case(((1, 40), ()), {}, {1: 40}, {1: "int32"}, outputs=2)),
     ),
     Op(

@@ -13,7 +13,7 @@ from ..errors import Invalid
 from ..fixed import quantize_multiplier, requantize, round_away, store, words
 from ..graph import Options, QParams, Tensor
 from ..op import FLAVOURS, Case, Kernel, Op, Plan, Rule, Site, namespace
-from ..types import code_range
+from ..types import TYPES, code_range
 from .common import Leaves, affine, body, carried, f32, plain, require_centred
 
 # ---------------------------------------------------------------- the border: numpy
@@ -59,25 +59,27 @@ def _real_quantize(options: Options, x: Any) -> Any:
 
 
 def _plan_quantize(site: Site, flavour: str) -> Plan:
-    """static: (form, type name, mask shape or None)."""
+    """static: (form, numpy type that holds the codes, mask shape or None)."""
     y = site.outputs[0]
     if y.qparams is not None and y.qparams.per_channel:
         return _plan_quantize_channels(y)
     scale, zero = affine(site, y)
+    held = TYPES[y.type].dtype
     limits = _limits(zero, y.type)
-    if flavour == "xnnpack" and y.type != "int16":
-        return Plan(("xnnpack", y.type), {"inverse": f32(1) / scale, **limits}, "x * f32(1 / s), half to even")
+    if flavour == "xnnpack" and y.type in _8:
+        return Plan(("xnnpack", held), {"inverse": f32(1) / scale, **limits}, "x * f32(1 / s), half to even")
     inverse = words(np.float64(1) / np.float64(scale)).reshape(2)
-    if flavour == "reference":
-        return Plan(("reference", y.type), {"inverse64": inverse, **limits}, "f32(x / s), half away from zero")
+    if flavour == "reference" or y.type == "int4":
+        return Plan(("reference", held), {"inverse64": inverse, **limits}, "f32(x / s), half away from zero")
     leaves: Leaves = {"inverse": f32(1) / scale, "inverse64": inverse, **limits}
-    return Plan(("builtin", y.type, y.shape), leaves, "blocks of 8: x * f32(1 / s), half to even; rest: f64 quotient, half away")
+    return Plan(("builtin", held, y.shape), leaves, "blocks of 8: x * f32(1 / s), half to even; rest: f64 quotient, half away")
 
 
 def _plan_quantize_channels(y: Tensor) -> Plan:
+    held = TYPES[y.type].dtype
     inverse, limits = words(np.float64(1) / _spread(y, np.float32).astype(np.float64)), _limits(0, y.type)
     leaves = {"inverse64": inverse, **limits, "zero_point": _spread(y, np.int32)}
-    return Plan(("reference", y.type), leaves, "per channel: the reference kernel in every flavour")
+    return Plan(("reference", held), leaves, "per channel: the reference kernel in every flavour")
 
 
 def _limits(zero: int, type_name: str) -> Leaves:
@@ -86,7 +88,7 @@ def _limits(zero: int, type_name: str) -> Leaves:
 
 
 def _run_quantize(options: Options, static: tuple, leaves: Leaves, x: jax.Array) -> jax.Array:
-    """float32 -> codes (per channel, in every flavour, as the reference).
+    """float32 -> codes (per channel, and to int4, in every flavour as the reference).
 
     XNNPACK: clip(round_half_even(min(f32(x f32(1 / s)), 32767)) + z). Reference: clip(round_away(f32(x / s)) + z).
     Builtin: the first 8 floor(n / 8) elements clip(round_half_even(f32(x f32(1 / s))) + z), the rest clip(round_away(x / f64(s)) + z).
@@ -188,9 +190,12 @@ def _plan_dequantize(site: Site, flavour: str) -> Plan:
     assert x is not None
     if x.qparams is None:
         raise Invalid(f"{x.name!r} has no quantization parameters", where=site.where)
+    if x.type == "int16":
+        require_centred(site)  # one scale, too
     scale, zero = _spread(x, np.float32), _spread(x, np.int32)
     leaves: Leaves = {"scale": scale, "zero_point": zero}
-    if flavour == "builtin" and x.type in _8 and not x.qparams.per_channel:
+    blocks = {"builtin": (*_8, "int4"), "xnnpack": ("int4",), "reference": ()}[flavour]
+    if x.type in blocks and not x.qparams.per_channel:
         return Plan(("builtin", x.shape), {**leaves, "offset": f32(f32(-zero) * scale)}, "blocks of 8: q s + (-z s); rest (q - z) s")
     return Plan(("plain",), leaves, "f32((q - z) s)")
 
@@ -205,7 +210,7 @@ def _spread(x: Tensor, dtype: Any) -> np.ndarray:
 def _run_dequantize(options: Options, static: tuple, leaves: Leaves, x: Any) -> Any:
     """codes -> float32: f32((q - z) s), per channel along the axis of the parameters.
 
-    Builtin, 8 bits, per tensor: the first 8 floor(n / 8) elements are f32(f32(q s) + f32(-z s)).
+    Builtin, 8 and 4 bits (which XNNPACK does not take), per tensor: the first 8 floor(n / 8) elements are f32(f32(q s) + f32(-z s)).
     *Restates*: DEQUANTIZE of XNNPACK and of LiteRT.
     """
     ns = namespace(x)
@@ -251,6 +256,7 @@ def _run_cast(options: Options, static: str, leaves: Leaves, x: Any) -> Any:
 
 
 _8 = ("int8", "uint8")
+_CAST = "float32|float16|int8|uint8|int16|uint16|int32|uint32|int64|bool"
 _32 = (("int16", "int32"), ("int32", "int8"), ("int32", "int16"))
 _PAIRS = (*((a, b) for a in _8 for b in _8), ("int8", "int16"), ("uint8", "int16"), ("int16", "int8"), ("int16", "int16"), *_32)
 
@@ -260,7 +266,7 @@ OPS = (
         _real_quantize,
         Rule(versions={"float32": 1, "int8": 1, "int16": 2}, keep_float=True),
         (
-            *(Kernel(("float32",), (t,), FLAVOURS, _plan_quantize, _run_quantize) for t in (*_8, "int16")),
+            *(Kernel(("float32",), (t,), FLAVOURS, _plan_quantize, _run_quantize) for t in (*_8, "int16", "int4")),
             *(Kernel((a,), (b,), FLAVOURS, _plan_requantize, _run_requantize) for a, b in _PAIRS),
         ),
         (
@@ -275,7 +281,7 @@ OPS = (
         _real_dequantize,
         Rule(versions={"float32": 1, "uint8": 1, "int8": 2, "int16": 3, "float16": 3}, keep_float=True),
         (
-            *(Kernel((t,), ("float32",), FLAVOURS, _plan_dequantize, _run_dequantize) for t in (*_8, "int16")),
+            *(Kernel((t,), ("float32",), FLAVOURS, _plan_dequantize, _run_dequantize) for t in (*_8, "int16", "int4")),
             Kernel(("float16",), ("float32",), FLAVOURS, lambda site, flavour: Plan(note="exact"), _run_widen),
         ),
         (Case(((1, 7, 5, 3),), {}), Case(((2, 37),), {})),
@@ -285,7 +291,7 @@ OPS = (
         "CAST",
         _real_cast,
         Rule(data=(), versions={"float32": 1, "int8": 3}, keep_float=True),
-        (Kernel(("any",), ("any",), FLAVOURS, lambda site, flavour: Plan(site.outputs[0].type, note="number kept"), _run_cast),),
+        (Kernel((_CAST,), (_CAST,), FLAVOURS, lambda site, flavour: Plan(site.outputs[0].type, note="number kept"), _run_cast),),
         (
             Case(((1, 6),), {"in_data_type": "FLOAT32", "out_data_type": "INT32"}, types={0: "float32"}),
             Case(((1, 6),), {"in_data_type": "INT32", "out_data_type": "FLOAT32"}, types={0: "int32"}),

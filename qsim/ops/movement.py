@@ -15,8 +15,11 @@ import numpy as np
 from ..checks.indices import outside
 from ..errors import BadData, Unsupported
 from ..graph import Options
-from ..op import FLAVOURS, Case, Kernel, Op, Plan, Rule, Site, namespace
-from .common import Leaves, activate, affine, f32, require_tied, same_type
+from ..op import Case, Kernel, Op, Plan, Rule, Site, namespace
+from .common import Leaves, activate, affine, each, f32, require_tied, same_type
+from .copying import WHOLE
+
+Types = tuple[str, ...]
 
 Geometry = Callable[..., Any]  # (options, shapes, values) -> hashable
 
@@ -229,8 +232,14 @@ def _plan_copy(site: Site, flavour: str) -> Plan:
     return Plan(note="raw copy")
 
 
-def _copies(inputs: tuple[str, ...], plan: Callable[[Site, str], Plan], run: Callable[..., Any]) -> tuple[Kernel, ...]:
-    return (Kernel(inputs, ("any",), FLAVOURS, plan, run),)
+def _copies(
+    types: tuple[str, ...], inputs: tuple[str, ...], plan: Callable[[Site, str], Plan], run: Callable[..., Any]
+) -> tuple[Kernel, ...]:
+    return each(types, inputs, ("T",), plan, run)
+
+
+_PLAIN = (*WHOLE, "bool")
+_TYPES = (*_PLAIN, "int4")
 
 
 def _sliced(shape: tuple, begin: tuple, end: tuple, strides: tuple, **masks: Any) -> Case:
@@ -251,7 +260,7 @@ OPS = (
         "PAD",
         _real_pad,
         Rule(tied=True, static=(1,)),
-        _copies(("any", "int32|int64"), _plan_pad, _run_pad),
+        _copies(_PLAIN, ("T", "int32|int64"), _plan_pad, _run_pad),
         (
             _padded((1, 4, 5, 3), ((0, 0), (1, 1), (2, 0), (0, 0))),
             _padded((1, 3, 4), ((0, 0), (0, 2), (1, 0))),
@@ -263,7 +272,7 @@ OPS = (
         "TRANSPOSE",
         _real_transpose,
         Rule(tied=True, static=(1,)),
-        _copies(("any", "int32"), _planned(_order, (1,)), _run_transpose),
+        _copies(_TYPES, ("T", "int32"), _planned(_order, (1,)), _run_transpose),
         (_permuted((1, 3, 4, 5), (0, 3, 1, 2)), _permuted((2, 3, 4), (2, 0, 1)), _permuted((1, 7), (1, 0))),
         host=True,
     ),
@@ -271,7 +280,7 @@ OPS = (
         "CONCATENATION",
         _real_concatenation,
         Rule(data="all", tied=True),
-        _copies(("any*",), _plan_concatenation, _run_concatenation),
+        _copies(_TYPES, ("T*",), _plan_concatenation, _run_concatenation),
         (
             Case(((1, 3, 4, 2), (1, 3, 4, 5)), {"axis": 3}),
             Case(((1, 3, 4), (1, 2, 4), (1, 1, 4)), {"axis": 1}),
@@ -283,7 +292,7 @@ OPS = (
         "STRIDED_SLICE",
         _real_strided_slice,
         Rule(tied=True, static=(1, 2, 3)),
-        _copies(("any", "int32", "int32", "int32?"), _planned(slices, (1, 2, 3)), _run_strided_slice),
+        _copies(_PLAIN, ("T", "int32", "int32", "int32?"), _planned(slices, (1, 2, 3)), _run_strided_slice),
         (
             _sliced((1, 6, 5, 3), (0, 1, 0, 0), (1, 6, 4, 3), (1, 2, 3, 1)),
             _sliced((1, 6, 5), (0, 5, 4), (1, 0, 0), (1, -2, -1), begin_mask=4, end_mask=4),
@@ -296,7 +305,7 @@ OPS = (
         "GATHER",
         _real_gather,
         Rule(tied=True),
-        _copies(("any", "int32|int64"), _plan_copy, _run_gather),
+        _copies(_PLAIN, ("T", "int32|int64"), _plan_copy, _run_gather),
         (
             Case(((1, 5, 3), (4,)), {"axis": 1, "batch_dims": 0}, {1: (0, 4, 2, 2)}, {1: "int32"}),
             Case(((6, 2), (2, 2)), {"axis": 0, "batch_dims": 0}, {1: ((5, 0), (1, 3))}, {1: "int32"}),
@@ -309,7 +318,7 @@ OPS = (
         "PACK",
         _real_pack,
         Rule(data="all", tied=True),
-        _copies(("any*",), _plan_copy, _run_pack),
+        _copies(WHOLE, ("T*",), _plan_copy, _run_pack),
         (
             Case(((1, 3), (1, 3)), {"axis": 1, "values_count": 2}),
             Case(((2, 3, 2), (2, 3, 2), (2, 3, 2)), {"axis": -1, "values_count": 3}),

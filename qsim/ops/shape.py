@@ -9,7 +9,8 @@ import numpy as np
 from ..errors import Unsupported
 from ..graph import Options
 from ..op import FLAVOURS, Case, Kernel, Op, Plan, Rule, Site
-from .common import require_tied
+from .common import each, require_tied
+from .copying import WHOLE
 
 
 def reshape_target(options: Options, shape: tuple[int, ...], value: Any) -> tuple[int, ...]:
@@ -78,7 +79,7 @@ def _run_shape(options: Options, static: tuple, leaves: dict, x: Any) -> np.ndar
 
 
 def _copies(inputs: tuple[str, ...]) -> tuple[Kernel, ...]:
-    return (Kernel(inputs, ("any",), FLAVOURS, _plan, _run),)
+    return each((*WHOLE, "bool", "int4"), inputs, ("T",), _plan, _run)
 
 
 OPS = (
@@ -86,7 +87,7 @@ OPS = (
         "RESHAPE",
         _reshape,
         Rule(tied=True, static=(1,), versions={"float32": 1, "int8": 1}),
-        _copies(("any", "int32?")),
+        _copies(("T", "int32?")),
         (
             Case(((1, 4, 6), (2,)), {"new_shape": (1, 24)}, {1: (1, 24)}, {1: "int32"}),
             Case(((1, 4, 6), (3,)), {"new_shape": (-1, 8, 3)}, {1: (-1, 8, 3)}, {1: "int32"}),
@@ -98,7 +99,7 @@ OPS = (
         "SQUEEZE",
         _squeeze,
         Rule(tied=True, versions={"float32": 1, "int8": 1}),
-        _copies(("any",)),
+        _copies(("T",)),
         (
             Case(((1, 1, 5, 1),), {"squeeze_dims": (1, 3)}),
             Case(((1, 3, 1, 7),), {"squeeze_dims": (-2,)}),
@@ -110,7 +111,7 @@ OPS = (
         "EXPAND_DIMS",
         _expand,
         Rule(tied=True, static=(1,), versions={"float32": 1, "int8": 1}),
-        _copies(("any", "int32|int64")),
+        _copies(("T", "int32|int64")),
         (
             Case(((1, 4, 3), ()), {}, {1: 1}, {1: "int32"}),
             Case(((1, 4, 3), (1,)), {}, {1: (-1,)}, {1: "int32"}),
