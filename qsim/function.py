@@ -18,6 +18,7 @@ from .graph import Graph, Model, Node, QParams, Tensor
 from .hoist import split
 from .op import FLAVOURS, Op, Plan, Site, site
 from .ops import REGISTRY
+from .ops.unknown import why_missing
 from .snap import dequantize, snap
 from .state import OPS as STATE_OPS
 from .state import handles, initial, variables
@@ -255,7 +256,7 @@ def _assemble(model: Model, mode: str, flavour: str) -> tuple[list[Step], Params
         try:
             op = REGISTRY.get(node.op)
             if op is None:
-                raise Unsupported(f"op {node.op} is not known", where=where.where)
+                raise Unsupported(why_missing(node.op), where=where.where)
             require_inside(where)
             step, plan = _integer_step(op, where, flavour) if mode == "integer" else (_real_step(op, where, mode), None)
         except QsimError as fault:
@@ -288,7 +289,7 @@ def densified(model: Model) -> Model:
 
 
 def _real_step(op: Op, where: Site, mode: str) -> Step:
-    options = where.node.real_options
+    options = where.node.real_options.but(out_type=where.outputs[0].type) if op.rule.typed else where.node.real_options
     host = {p: where.values[p] for p in _static_positions(op, where)}
     return Step(where.node, lambda leaves, *xs: op.real(options, *xs), host, (options, _shapes(host)), state=op.rule.state)
 

@@ -138,6 +138,7 @@ def explain(model: Model, op: int | None = None, flavour: str = "xnnpack") -> Ex
 
 def _explained(graph: Graph, node: Node, known: Mapping[int, np.ndarray], flavour: str) -> OpPlan:
     from .ops import REGISTRY
+    from .ops.unknown import why_missing
 
     where, record = site(graph, node, known), REGISTRY.get(node.op)
     facts = (node.index, node.op, tuple(map(_operand, where.inputs)), tuple(map(_operand, where.outputs)), dict(node.options))
@@ -146,7 +147,7 @@ def _explained(graph: Graph, node: Node, known: Mapping[int, np.ndarray], flavou
     if node.op in STATE_OPS:
         return OpPlan(*facts, "a variable: its value is carried from invocation to invocation")
     if record is None:
-        return OpPlan(*facts, f"op {node.op} is not known")
+        return OpPlan(*facts, why_missing(node.op))
     if not any(t is not None and t.qparams is not None and t.type != "float32" for t in (*where.inputs, *where.outputs)):
         return OpPlan(*facts, FLOAT)
     try:
