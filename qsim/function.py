@@ -18,6 +18,7 @@ from .graph import Graph, Model, Node, QParams, Tensor
 from .hoist import split
 from .op import FLAVOURS, Op, Plan, Site, site
 from .ops import REGISTRY
+from .ops.bodies import BODIES, named
 from .ops.unknown import why_missing
 from .snap import dequantize, snap
 from .state import OPS as STATE_OPS
@@ -65,7 +66,7 @@ class Function:
     """
 
     def __init__(self, model: Model, mode: str, flavour: str, taps: Any = None):
-        model = densified(model)
+        model = resolved(model)
         self.model, self.mode, self.flavour = model, mode, flavour
         self.graph = model.graph
         self.steps, params = _assemble(model, mode, flavour)
@@ -186,7 +187,7 @@ class Function:
 
         Raises: Unsupported naming the first op whose static part differs (it would need a compile of its own).
         """
-        steps, params = _assemble(densified(model), self.mode, self.flavour)
+        steps, params = _assemble(resolved(model), self.mode, self.flavour)
         for mine, other in zip(self.steps, steps, strict=True):
             if mine.static != other.static or mine.node.op != other.node.op:
                 raise Unsupported(
@@ -276,15 +277,16 @@ def _assemble(model: Model, mode: str, flavour: str) -> tuple[list[Step], Params
     return steps, params
 
 
-def densified(model: Model) -> Model:
-    """The model with the results of DENSIFY as constants: what a sparse constant stands for needs no data."""
+def resolved(model: Model) -> Model:
+    """The model with what needs no data already done: results of DENSIFY as constants, bodies of reductions as options."""
     graph = model.graph
     values = {n.outputs[0]: graph.tensors[n.inputs[0]].data for n in graph.nodes if n.op == "DENSIFY"}
     values = {t: v for t, v in values.items() if v is not None}
-    if not values:
+    if not values and not any(n.op in BODIES for n in graph.nodes):
         return model
     tensors = tuple(t.but(data=values[t.index]) if t.index in values else t for t in graph.tensors)
-    nodes = tuple(n for n in graph.nodes if n.op != "DENSIFY" or n.outputs[0] not in values)
+    kept = (n for n in graph.nodes if n.op != "DENSIFY" or n.outputs[0] not in values)
+    nodes = tuple(named(model, n) if n.op in BODIES else n for n in kept)
     return model.but(graphs=(graph.but(tensors=tensors, nodes=nodes), *model.graphs[1:]))
 
 

@@ -128,9 +128,9 @@ def explain(model: Model, op: int | None = None, flavour: str = "xnnpack") -> Ex
     nodes = model.graph.nodes
     if op is not None and not 0 <= op < len(nodes):
         raise BadRecipe(f"no op {op}", expected=f"0 to {len(nodes) - 1}", hint="`qsim inspect` lists the ops")
-    from .function import densified, host_values
+    from .function import host_values, resolved
 
-    graph = densified(model).graph
+    graph = resolved(model).graph
     known = host_values(graph)
     chosen = nodes if op is None else (nodes[op],)
     return Explanation(tuple(_explained(graph, n, known, flavour) for n in chosen), flavour, op is not None)

@@ -47,7 +47,7 @@ def test_of_live_data_they_are_refused(op, outputs):
 
 
 @pytest.mark.parametrize(
-    "op, words", [("RANDOM_UNIFORM", "random"), ("MULTINOMIAL", "random"), ("HASHTABLE_FIND", "hash"), ("STABLEHLO_SCATTER", "subgraph")]
+    "op, words", [("RANDOM_UNIFORM", "random"), ("MULTINOMIAL", "random"), ("HASHTABLE_FIND", "hash"), ("STABLEHLO_CASE", "subgraph")]
 )
 def test_what_is_missing_is_explained(op, words):
     with pytest.raises(Unsupported, match=f"{op} is not known: .*{words}"):

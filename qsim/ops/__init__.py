@@ -10,7 +10,7 @@ FAMILIES = (
     "linear", "products", "elementwise", "arithmetic", "compare", "activation", "softmax", "tables",
     "unary", "normalize", "pooling", "neighbours", "reduction", "movement", "slicing", "blocks",
     "filling", "choosing", "lookup", "shape", "convert", "resize", "recurrent", "lstm",
-    "sparse", "detection", "spectral", "segments", "bits", "windows", "suppression", "unknown",
+    "sparse", "detection", "spectral", "segments", "bits", "windows", "bodies", "suppression", "unknown", "audio",
 )  # fmt: skip
 
 

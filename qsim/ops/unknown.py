@@ -16,12 +16,11 @@ from ..types import TYPES
 
 _TABLE = "hash tables are not supported"
 _RANDOM = "its results are random"
-_BODY = "its body is a subgraph, which is not supported"
 
 MISSING: Mapping[str, str] = {
     **dict.fromkeys(("HASHTABLE", "HASHTABLE_FIND", "HASHTABLE_IMPORT", "HASHTABLE_SIZE", "HASHTABLE_LOOKUP"), _TABLE),
     **dict.fromkeys(("RANDOM_UNIFORM", "RANDOM_STANDARD_NORMAL", "MULTINOMIAL", "STABLEHLO_RNG_BIT_GENERATOR"), _RANDOM),
-    **dict.fromkeys(("STABLEHLO_SCATTER", "STABLEHLO_REDUCE_WINDOW", "STABLEHLO_CASE"), _BODY),
+    "STABLEHLO_CASE": "its branches are subgraphs, which are not supported",
     "CUSTOM:Convolution2DTransposeBias": "it is an op of MediaPipe that LiteRT does not have",
 }
 
