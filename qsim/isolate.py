@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .control import OPS as CONTROL_OPS
 from .graph import Model
+from .ops.bodies import BODIES
 from .program import host_values
 from .state import OPS as STATE_OPS
 
@@ -17,7 +18,7 @@ def alone(model: Model, index: int) -> Model | None:
     """
     graph, known = model.graph, host_values(model.graph)
     node = graph.nodes[index]
-    others = model.graphs[1:] if node.op in CONTROL_OPS else ()
+    others = model.graphs[1:] if node.op in CONTROL_OPS or node.op in BODIES else ()
     if node.op in STATE_OPS or all(t in known for t in node.outputs) or any(n.op in STATE_OPS for g in others for n in g.nodes):
         return None
     tensors = tuple(t.but(data=known[t.index]) if t.index in known else t for t in graph.tensors)

@@ -129,9 +129,9 @@ def explain(model: Model, op: int | None = None, flavour: str = "xnnpack") -> Ex
     nodes = model.graph.nodes
     if op is not None and not 0 <= op < len(nodes):
         raise BadRecipe(f"no op {op}", expected=f"0 to {len(nodes) - 1}", hint="`qsim inspect` lists the ops")
-    from .program import densified, host_values
+    from .program import host_values, resolved
 
-    graph = densified(model.graph)
+    graph = resolved(model, model.graph)
     known = host_values(graph)
     chosen = nodes if op is None else (nodes[op],)
     return Explanation(tuple(_explained(graph, n, known, flavour) for n in chosen), flavour, op is not None)
@@ -139,6 +139,7 @@ def explain(model: Model, op: int | None = None, flavour: str = "xnnpack") -> Ex
 
 def _explained(graph: Graph, node: Node, known: Mapping[int, np.ndarray], flavour: str) -> OpPlan:
     from .ops import REGISTRY
+    from .ops.unknown import why_missing
 
     where, record = site(graph, node, known), REGISTRY.get(node.op)
     facts = (node.index, node.op, tuple(map(_operand, where.inputs)), tuple(map(_operand, where.outputs)), dict(node.options))
@@ -150,7 +151,7 @@ def _explained(graph: Graph, node: Node, known: Mapping[int, np.ndarray], flavou
         called = ", ".join(f"{role} {node.options[option]}" for role, option in CONTROL_OPS[node.op].items())
         return OpPlan(*facts, f"runs other graphs: {called}; model.select(number) to see their plans")
     if record is None:
-        return OpPlan(*facts, f"op {node.op} is not known")
+        return OpPlan(*facts, why_missing(node.op))
     if not any(t is not None and t.qparams is not None and t.type != "float32" for t in (*where.inputs, *where.outputs)):
         return OpPlan(*facts, FLOAT)
     try:

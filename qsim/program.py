@@ -16,6 +16,8 @@ from .errors import QsimError, Unsupported
 from .graph import Graph, Model, Node, QParams, Tensor
 from .op import Op, Plan, Site, site
 from .ops import REGISTRY
+from .ops.bodies import BODIES, named
+from .ops.unknown import why_missing
 from .snap import dequantize, snap
 from .state import OPS as STATE_OPS
 from .state import handles, variables
@@ -113,7 +115,7 @@ def assemble(model: Model, graph: Graph, mode: str, flavour: str) -> tuple[Progr
 
     *Raises*: Unsupported with every op that cannot run.
     """
-    graph = densified(graph)
+    graph = resolved(model, graph)
     known = host_values(graph)
     steps: list[Step] = []
     params: Params = {"constants": {}, "plans" if mode == "integer" else "qparams": {}, "graphs": {}}
@@ -133,7 +135,7 @@ def assemble(model: Model, graph: Graph, mode: str, flavour: str) -> tuple[Progr
                 step, params["graphs"][node.index] = _control_step(model, where, mode, flavour)
                 op, plan = Op(node.op, lambda *_: None), None
             elif op is None:
-                raise Unsupported(f"op {node.op} is not known", where=where.where)
+                raise Unsupported(why_missing(node.op), where=where.where)
             else:
                 require_inside(where)
                 step, plan = _integer_step(op, where, flavour) if mode == "integer" else (_real_step(op, where, mode), None)
@@ -154,14 +156,15 @@ def assemble(model: Model, graph: Graph, mode: str, flavour: str) -> tuple[Progr
     return Program(graph, steps, mode), params
 
 
-def densified(graph: Graph) -> Graph:
-    """The graph with the results of DENSIFY as constants: what a sparse constant stands for needs no data."""
+def resolved(model: Model, graph: Graph) -> Graph:
+    """The graph with what needs no data already done: results of DENSIFY as constants, bodies of reductions as options."""
     values = {n.outputs[0]: graph.tensors[n.inputs[0]].data for n in graph.nodes if n.op == "DENSIFY"}
     values = {t: v for t, v in values.items() if v is not None}
-    if not values:
+    if not values and not any(n.op in BODIES for n in graph.nodes):
         return graph
     tensors = tuple(t.but(data=values[t.index]) if t.index in values else t for t in graph.tensors)
-    return graph.but(tensors=tensors, nodes=tuple(n for n in graph.nodes if n.op != "DENSIFY" or n.outputs[0] not in values))
+    kept = (n for n in graph.nodes if n.op != "DENSIFY" or n.outputs[0] not in values)
+    return graph.but(tensors=tensors, nodes=tuple(named(model, n) if n.op in BODIES else n for n in kept))
 
 
 def _control_step(model: Model, where: Site, mode: str, flavour: str) -> tuple[Step, dict[str, Params]]:
@@ -176,7 +179,7 @@ def _control_step(model: Model, where: Site, mode: str, flavour: str) -> tuple[S
 
 
 def _real_step(op: Op, where: Site, mode: str) -> Step:
-    options = where.node.real_options
+    options = where.node.real_options.but(out_type=where.outputs[0].type) if op.rule.typed else where.node.real_options
     host = {p: where.values[p] for p in _static_positions(op, where)}
     static = (op.real, options, _shapes(host))
     return Step(where.node, lambda leaves, *xs: op.real(options, *xs), host, static, state=op.rule.states(where.node))

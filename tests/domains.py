@@ -120,7 +120,7 @@ RESULTS = {"RFFT2D": "complex64"}  # types of results of float data that are not
 REAL_TOO = frozenset(
     "DIV HARD_SWISH SQUARED_DIFFERENCE SQRT RSQRT RFFT2D COMPLEX_ABS REAL IMAG SEGMENT_SUM UNSORTED_SEGMENT_SUM UNSORTED_SEGMENT_PROD "
     "UNSORTED_SEGMENT_MAX UNSORTED_SEGMENT_MIN BUCKETIZE ADD_N ATAN2 STABLEHLO_ADD STABLEHLO_MULTIPLY STABLEHLO_MAXIMUM STABLEHLO_MINIMUM "
-    "STABLEHLO_PAD STABLEHLO_GATHER DILATE REDUCE_WINDOW".split()
+    "STABLEHLO_PAD STABLEHLO_GATHER DILATE REDUCE_WINDOW CUSTOM:AudioSpectrogram CUSTOM:Mfcc".split()
 )  # never quantized, but float models have them
 STORED = frozenset(  # ops that compute with stored numbers, whatever they stand for
     "CAST MATRIX_DIAG NEG FLOOR_DIV FLOOR_MOD "
@@ -129,7 +129,7 @@ STORED = frozenset(  # ops that compute with stored numbers, whatever they stand
 )
 NO_REFERENCE = ("ELU", "CEIL", "ROUND", "SEGMENT_SUM")  # ops the reference resolver does not know
 NONZERO = ("DIV", "FLOOR_DIV", "FLOOR_MOD")  # ops whose second operand is never 0
-POSITIVE = ("LOG", "SQRT", "RSQRT", "POW")  # ops whose float data must be above 0
+POSITIVE = ("LOG", "SQRT", "RSQRT", "POW", "CUSTOM:Mfcc")  # ops whose float data must be above 0
 FREE_OUTPUT = ("TANH",)  # kernels that take any output scale, though the rule fixes it for quantizing
 INDEXED: Mapping[str, int] = {"GATHER": 5, "ONE_HOT": 6, "EMBEDDING_LOOKUP": 6}  # whole numbers among the data are indices below this
 FLAT_SUM = 512  # rows of SOFTMAX this long can make the reference kernel abort

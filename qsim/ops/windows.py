@@ -25,7 +25,7 @@ def _dilate(options: Options, x: Any, dilations: Any, filler: Any) -> Any:
     return lax.pad(x, filler.reshape(()), [(0, 0, int(d) - 1) for d in np.ravel(dilations)])
 
 
-def _pad(options: Options, x: Any, filler: Any) -> Any:
+def pad(options: Options, x: Any, filler: Any) -> Any:
     """x with fillers before, behind and between; negative edges cut. *Restates*: STABLEHLO_PAD of LiteRT."""
     x, filler = (jnp.asarray(v) for v in same_type(x, filler))
     edges = zip(options.edge_padding_low, options.edge_padding_high, options.interior_padding, strict=True)
@@ -35,7 +35,7 @@ def _pad(options: Options, x: Any, filler: Any) -> Any:
 _FUNCTIONS = {"ADD": lax.add, "MUL": lax.mul, "MINIMUM": lax.min, "MAXIMUM": lax.max, "ALL": lax.min, "ANY": lax.max}
 
 
-def _reduce_window(options: Options, x: Any, start: Any, window: Any, strides: Any, dilations: Any) -> Any:
+def reduce_window(options: Options, x: Any, start: Any, window: Any, strides: Any, dilations: Any) -> Any:
     """start, and after it the elements of each window in order, reduced by reduce_function. ALL and ANY give 0 or 1.
 
     *Restates*: REDUCE_WINDOW of LiteRT.
@@ -103,10 +103,10 @@ OPS = (
     ),
     Op(
         "REDUCE_WINDOW",
-        _reduce_window,
+        reduce_window,
         Rule(data=(0, 1), static=(2, 3, 4), keep_float=True, versions=ONCE),
         copies(
-            _reduce_window, WHOLE[:-1], ("T", "T", "int64", "int64", "int64"), ("T",), static=(2, 3, 4),
+            reduce_window, WHOLE[:-1], ("T", "T", "int64", "int64", "int64"), ("T",), static=(2, 3, 4),
         ),
         (
             _windows((4, 5), (2, 2), (1, 2), (1, 1), "ADD"),
@@ -119,9 +119,9 @@ OPS = (
     ),
     Op(
         "STABLEHLO_PAD",
-        _pad,
+        pad,
         Rule(data=(0, 1), tied=True, keep_float=True, versions=ONCE),
-        copies(_pad, _MOVED, ("T", "T"), ("T",)),
+        copies(pad, _MOVED, ("T", "T"), ("T",)),
         (
             _edges((2, 3), (1, 2), (2, 0), (0, 0)),
             _edges((2, 3, 2), (1, -1, 0), (0, 2, -1), (1, 0, 2)),
