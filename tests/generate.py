@@ -328,7 +328,8 @@ def _linear(row: Row, style: str, rng: np.random.Generator) -> _Drawn:
     x_q = _qparams(*drawn.x, ins[x])
     slots[x] = Tensor(x, f"x{x}", case.inputs[x], ins[x], x_q)  # type: ignore
     zeros = np.zeros(drawn.weight_scale.size, np.int64)
-    slots[w] = Tensor(w, "w", shape, ins[w], _qparams(drawn.weight_scale, zeros + w_zero, ins[w], axis), drawn.weights)  # type: ignore
+    named_axis = axis if per_channel or rng.random() < 0.5 else 0  # of one scale it says nothing, but XNNPACK looks at it
+    slots[w] = Tensor(w, "w", shape, ins[w], _qparams(drawn.weight_scale, zeros + w_zero, ins[w], named_axis), drawn.weights)  # type: ignore
     if with_bias:
         bias = drawn.bias.astype(TYPES[ins[b]].dtype)  # type: ignore
         s_b = (np.float64(drawn.x[0]) * drawn.weight_scale.astype(np.float64)).astype(np.float32)

@@ -10,6 +10,7 @@ import ast
 import functools
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -97,16 +98,15 @@ class Work:
 
 def family(row: Any) -> str:
     """The module that holds the op's record."""
-    from qsim.ops import FAMILIES
-
-    return _families(FAMILIES)[row.op.name]
+    return _families()[row.op.name]
 
 
 @functools.cache
-def _families(names: tuple[str, ...]) -> dict[str, str]:
-    from importlib import import_module
+def _families() -> dict[str, str]:
+    import qsim.ops
 
-    return {op.name: f"qsim.ops.{n}" for n in names for op in import_module(f"qsim.ops.{n}").OPS}
+    files = {n: m for n, m in sys.modules.items() if n.startswith(f"{qsim.ops.__name__}.")}
+    return {op.name: n for n, m in files.items() for op in getattr(m, "OPS", ())}
 
 
 def types(row: Any) -> str:

@@ -246,10 +246,10 @@ NOTES = {
 
 def rule_of(site: Site, flavour: str) -> str:
     """The rounding of this site: the builtin kernel runs what XNNPACK refuses, and leaves grouped convolutions and depthwise uint8 to
-    the reference kernel."""
+    the reference kernel. Depthwise uint8 weights XNNPACK takes where their scale is stored for axis 0, as the oldest converters do."""
     x, w, op = site.inputs[0], site.inputs[1], site.node.op
     if x.type == "uint8" and op == "DEPTHWISE_CONV_2D":  # type: ignore[union-attr]
-        return "away"
+        return "scale" if flavour == "xnnpack" and w.qparams.axis == 0 and not _refused(site) else "away"  # type: ignore[union-attr]
     if x.type == "int16":  # type: ignore[union-attr]
         if op == "FULLY_CONNECTED":
             ruy = flavour != "reference" and not _has_long_bias(site) and not _weights_zero(site)
