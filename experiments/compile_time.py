@@ -119,6 +119,7 @@ def _best(runs: list[dict]) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nets", nargs="+", default=list(NETS), choices=list(NETS))
+    parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--out", default=None)
     parser.add_argument("--wall", action="store_true", help="wall seconds instead of CPU seconds")
@@ -131,13 +132,13 @@ def main() -> None:
     heads = (*PARTS, "sum, s", "ms an op", "of half", "cached, s", "temp MB", "file MB")
     print(f"{'net':14}{'mode':9}{'ops':>5}{'eqns':>7}" + "".join(f"{h:>10}" for h in heads))
     for net in args.nets:
-        for mode in MODES:
+        for mode in args.modes:
             r = found[f"{net}: {mode}"] = row(net, mode, args.repeat, clock)
             cells = [*(r[p] for p in PARTS), r["seconds"], r["per_op_ms"], r["half"]["per_op_ms"], r["cached"]["seconds"]]
             cells += [r["bytes"]["temp"] / 1e6, r["cache_bytes"] / 1e6]
             print(f"{net:14}{mode:9}{r['ops']:5}{r['equations']:7}" + "".join(f"{c:10.2f}" for c in cells), flush=True)
-    if args.out:
-        pathlib.Path(args.out).write_text(json.dumps(found, indent=1) + "\n")
+            if args.out:  # row by row: a long run that is stopped leaves what it has
+                pathlib.Path(args.out).write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

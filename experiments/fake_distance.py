@@ -36,19 +36,23 @@ STORED = ("int8", "uint8", "int16")
 WITHOUT = {  # op: why the real function is not what its kernel aims at
     "CAST": "keeps the stored number, whatever it stands for",
     "MATRIX_DIAG": "fills with the stored number 0",
+    "SCATTER_ND": "fills with the stored number 0",
+    "EMBEDDING_LOOKUP": "copies stored numbers, whatever the scales",
     "DIV": "LiteRT's small quotients are wrong",
 }
+IGNORED = ("fused_activation_function", "TANH")  # LiteRT's integer kernels take it and leave it out
 
 
 def rows(variants: int = 2) -> list[generate.Row]:
     """The rows to measure, those of one structure together."""
     found = (r for r in generate.rows(REGISTRY, variants) if r.flavour in FLAVOURS and set(r.types[1]) & set(STORED))
-    return sorted((r for r in found if r.op.name not in WITHOUT and _carries(r)), key=structure)
+    return sorted((r for r in found if r.op.name not in WITHOUT and _compared(r)), key=structure)
 
 
-def _carries(row: generate.Row) -> bool:
-    """Some data input is real or has a scale: else (all int32, say) there is nothing to compare."""
-    return any(t in (*STORED, "float32") for p, t in enumerate(row.types[0]) if p not in row.case.values)
+def _compared(row: generate.Row) -> bool:
+    """Some data input is real or has a scale: else (all int32, say) there is nothing to compare. And no activation is left out."""
+    data = [t for p, t in enumerate(row.types[0]) if p not in row.case.values]
+    return IGNORED not in row.options.items() and bool({*STORED, "float32"} & set(data))
 
 
 class Distance:

@@ -15,6 +15,7 @@ from .op import FLAVOURS, Op, Site, site
 from .state import OPS as STATE_OPS
 
 FLOAT = "float: the real function"
+WHOLE = "whole numbers, not scaled: the real function"
 HOST = "known before any data: computed once on the host"
 
 
@@ -153,7 +154,7 @@ def _explained(graph: Graph, node: Node, known: Mapping[int, np.ndarray], flavou
     if record is None:
         return OpPlan(*facts, why_missing(node.op))
     if not any(t is not None and t.qparams is not None and t.type != "float32" for t in (*where.inputs, *where.outputs)):
-        return OpPlan(*facts, FLOAT)
+        return OpPlan(*facts, FLOAT if any(_is_float(t) for t in (*where.inputs, *where.outputs)) else WHOLE)
     try:
         plan = record.kernel(where, flavour).plan(where, flavour)
     except QsimError as reason:
@@ -184,6 +185,10 @@ def accumulator_bound(op: Op, where: Site) -> int | None:
 def _bias(where: Site, position: int | None, count: int) -> np.ndarray:
     value = None if position is None or position >= len(where.values) else where.values[position]
     return np.zeros(count, np.int64) if value is None else value.astype(np.int64).reshape(-1)
+
+
+def _is_float(t: Tensor | None) -> bool:
+    return t is not None and t.type.startswith(("float", "complex"))
 
 
 def _operand(t: Tensor | None) -> Operand:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import json
 
+import generate
 import numpy as np
 import pytest
 import small
 
 import qsim
 from qsim.graph import Graph, Model, Node, Options, QParams, Tensor
+from qsim.ops import REGISTRY
+from qsim.plans import FLOAT, HOST, WHOLE, OpPlan
 
 DEPTH, CHANNELS = 3, 2
 
@@ -85,3 +88,42 @@ def test_float_ops_and_missing_kernels_are_listed_with_the_reason():
 def test_what_does_not_exist_is_refused(arguments):
     with pytest.raises(qsim.BadRecipe):
         qsim.explain(dense(WEIGHTS, BIAS), **arguments)
+
+
+# every kernel ---------------------------------------------------------
+
+
+COPYING = ("raw copy", "stored number", "the stored number", "exact", "number kept", "largest code")  # rules without numbers of their own
+EXPLAINED = [r for r in generate.rows(REGISTRY, variants=1) if r.number == 0]
+
+
+@pytest.mark.parametrize("op", sorted({r.op.name for r in EXPLAINED}))
+def test_every_kernel_is_explained(op):
+    """In every flavour, as JSON and in print; what is computed with is named."""
+    for row in (r for r in EXPLAINED if r.op.name == op):
+        model = generate.trial(row, 0).model
+        found = qsim.explain(model, flavour=row.flavour)
+        (facts,) = json.loads(json.dumps(found.rows(), allow_nan=False))
+        (plan,) = found.plans
+        assert plan.rule and not plan.rule.startswith("no plan"), f"{row}: {plan.rule}"
+        text = str(qsim.explain(model, 0, row.flavour))
+        assert plan.rule in text and plan.rule in str(found) and all(f"  {name} " in text for name in plan.leaves)
+        assert set(facts["leaves"]) == set(plan.leaves)
+        if any(o.scale for o in (*plan.inputs, *plan.outputs)):
+            assert plan.rule not in (FLOAT, WHOLE), str(row)
+            unscaled = plan.rule == HOST or plan.rule.startswith(COPYING)
+            assert unscaled or _numbers(row, plan), f"{row}: {plan.rule} {set(plan.leaves)}"
+        elif plan.rule not in (HOST, FLOAT):
+            assert plan.rule == WHOLE and not {"float32", "float16"} & {*row.types[0], *row.types[1]}, f"{row}: {plan.rule}"
+
+
+def _numbers(row: generate.Row, plan: OpPlan) -> bool:
+    """A table or a factor; clamps and zero points where products are rescaled in integers."""
+    names = set(plan.leaves)
+    if {"table", "exp"} & names or not names:
+        return bool(names) or row.op.name in ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR")
+    fixed = {n for n in names if n.endswith("multiplier") and n != "real_multiplier"}
+    shifts = {n for n in names if n.endswith(("shift", "right"))}
+    return bool(not fixed or shifts or "fractional bits" in plan.rule) and any(
+        n.endswith(("zero_point", "act_min", "scale", "value", "offset")) for n in names
+    )

@@ -12,6 +12,7 @@ from ..op import Case, Op, Rule, namespace
 from .common import align, carried, same_type
 from .copying import WHOLE, copies
 
+RAW = "stored numbers compared"
 RANKED = ("float32", "int8", "uint8", "int32", "bool")  # types of ARG_MAX
 
 
@@ -119,7 +120,7 @@ OPS = (
             name,
             real,
             Rule(static=(1,)),
-            tuple(kernel for kind in ("int32", "int64") for kernel in copies(real, RANKED, ("T", "int32|int64"), (kind,), static=(1,))),
+            tuple(k for kind in ("int32", "int64") for k in copies(real, RANKED, ("T", "int32|int64"), (kind,), static=(1,), note=RAW)),
             (_argued((1, 4, 7), -1, "int32"), _argued((2, 37), 1, "int64"), _argued((3, 4, 2), 0, "int32")),
             host=True,
         )
@@ -130,8 +131,8 @@ OPS = (
         _top,
         Rule(tied=True, static=(1,)),
         (
-            *copies(_top, WHOLE, ("T", "int32"), ("T", "int32"), static=(1,)),
-            *copies(_top_16, WHOLE, ("T", "int32"), ("T", "int16"), static=(1,)),
+            *copies(_top, WHOLE, ("T", "int32"), ("T", "int32"), static=(1,), note=RAW),
+            *copies(_top_16, WHOLE, ("T", "int32"), ("T", "int16"), static=(1,), note=RAW),
         ),
         (Case(((2, 9), ()), {}, {1: 4}, {1: "int32"}, outputs=2), Case(((1, 40), ()), {}, {1: 40}, {1: "int32"}, outputs=2)),
     ),

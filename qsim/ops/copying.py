@@ -44,12 +44,13 @@ def copies(
     tied_in: Sequence[str] = FLAVOURS,
     flavours: Sequence[str] = FLAVOURS,
     check: Callable[[Site], None] | None = None,
+    note: str = "raw copy",
 ) -> tuple[Kernel, ...]:
     """One row per type (`T` in the patterns): `real` on codes, scales never read.
 
     static: positions whose host values go into the plan's static part. tied: inputs that must share the output's parameters, in the
-    flavours `tied_in` (LiteRT refuses others there). flavours: those that have the op.
-    check: raises for values that LiteRT cannot take.
+    flavours `tied_in` (LiteRT refuses others there). flavours: those that have the op. check: raises for values that LiteRT cannot
+    take. note: for `explain`.
     """
 
     def plan(site: Site, flavour: str) -> Plan:
@@ -58,7 +59,7 @@ def copies(
                 require_tied(replace(site, outputs=(y,)), [site.inputs[p] for p in tied])
         if check is not None:
             check(site)
-        return Plan(tuple(frozen(host_value(site, p)) for p in static), note="raw copy")
+        return Plan(tuple(frozen(host_value(site, p)) for p in static), note=note)
 
     def run(options: Any, known: tuple, leaves: Any, *inputs: Any) -> Any:
         """Codes moved as the reals would be."""

@@ -92,7 +92,7 @@ def _plan_sum(sign: int) -> Callable[[Site, str], Plan]:
         if flavour == "reference" or sign < 0:  # the builtin SUB is the reference kernel
             return Plan(("scalar", _LEFT), leaves, _refusal(flavour) + "fixed point, three double roundings")
         static = _vector_form(site)
-        return Plan(static, leaves, _refusal(flavour) + f"builtin fixed point, {' '.join(map(str, static))}")
+        return Plan(static, leaves, _refusal(flavour) + _vector_note(static))
 
     return plan
 
@@ -142,6 +142,14 @@ def _vector_form(site: Site) -> tuple:
         return ("scalar", _LEFT)
     joint = site.outputs[0].type == "int8" and not single
     return ("vector", "joint", length, 16) if joint else ("vector", "floor", length, 8)
+
+
+def _vector_note(static: tuple) -> str:
+    if static[0] == "scalar":
+        return "builtin fixed point, three double roundings"
+    _, form, length, block = static
+    how = "operands shifted before one rounding" if form == "joint" else "shifts rounded down"
+    return f"builtin fixed point: {how}, sums wrap to 16 bits, in whole blocks of {block} of every {length}; else double roundings"
 
 
 def _run_sum(function: Operator) -> Callable[..., jax.Array]:

@@ -139,13 +139,15 @@ def _plan_sum(site: Site, flavour: str) -> Plan:
     assert x is not None
     n = int(np.prod([x.shape[a] for a in axes], dtype=np.int64))
     (sx, zx), (sy, zy) = affine(site, x), affine(site, site.outputs[0])
+    leaves: Leaves
     if flavour == "xnnpack" and x.type != "int16" and axes:
         return _plan_float_mean(site, axes, n, sx, zx, sy, zy)
     if flavour == "reference":
         (m,), (e,) = quantize_multiplier(np.float64(sx) / np.float64(sy))
-        return Plan(("fixed", axes, n, False), {"multiplier": m, "shift": e, "input_zero_point": np.int32(zx), **type_bounds(site)})
+        leaves = {"multiplier": m, "shift": e, "input_zero_point": np.int32(zx), **type_bounds(site)}
+        return Plan(("fixed", axes, n, False), leaves, "fixed point, one multiplier of the sum")
     scale = f32(sx / sy)
-    leaves: Leaves = {"scale": scale, "offset": f32(f32(f32(-zx) * scale) * f32(n)), **type_bounds(site)}
+    leaves = {"scale": scale, "offset": f32(f32(f32(-zx) * scale) * f32(n)), **type_bounds(site)}
     return Plan(("rounded", axes), leaves, "builtin: float32 product and sum, rounded half away from zero")
 
 
