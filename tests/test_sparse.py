@@ -12,6 +12,7 @@ from qsim.errors import BadModel, Invalid, TooLarge, Unsupported
 from qsim.flat import Record
 from qsim.function import build
 from qsim.graph import Graph, Model, Node, Options, QParams, Tensor
+from qsim.quantizer import quantize
 from qsim.reader import read
 from qsim.rebuild import rebuild
 from qsim.sparse import densify
@@ -159,6 +160,17 @@ def test_a_convolution_by_sparse_weights_equals_litert(kind, flavour, oracle):
     if kind == "int8":
         real = build(read(data), "float").batch((x.astype(np.float32) - 3) * 0.5)[0]
         assert np.abs(real - np.clip(theirs.astype(np.float32) + 5, -123, 132) * 0.25)[(theirs > -128) & (theirs < 127)].max() <= 0.126
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16"])
+def test_sparse_float_weights_can_be_quantized(kind, oracle):
+    rng = np.random.default_rng(7)
+    model = read(stored_sparse(convolved(kind, rng), 1, Form((0, 1, 2, 3), "ddds")))
+    made = quantize(model, {"x": (-8.0, 8.0), "y": (-3000.0, 3000.0)}, io="int8")
+    assert [n.op for n in made.graph.nodes] == ["CONV_2D"]
+    x = rng.integers(-128, 128, (5, 1, 3, 3, 6)).astype(np.int8)
+    theirs = oracle.run(to_bytes(made), [x])[made.graph.outputs[0]]
+    assert np.array_equal(build(read(to_bytes(made))).batch(x)[0], theirs)
 
 
 def test_integer_kernels_do_not_take_sparse_weights_as_they_are():

@@ -14,7 +14,8 @@ from ..fixed import unfused
 from ..flexbuffers import read_numbers, write_numbers
 from ..graph import Options
 from ..op import Case, Op, Plan, Rule, Site
-from .common import Leaves, affine, each
+from .common import Leaves, affine, each, f32
+from .convert import _run_dequantize
 
 FLOOR = 1e-12  # of a band, before the logarithm
 
@@ -87,13 +88,18 @@ def _verify(options: Options, x: Any, reference: Any) -> Any:
 
 
 def _plan_verify(site: Site, flavour: str) -> Plan:
-    scale, zero = affine(site, site.inputs[0])
-    return Plan((), {"scale": scale, "zero_point": np.int32(zero)}, "f32((q - z) s) less the reference")
+    """static: as of DEQUANTIZE."""
+    x = site.inputs[0]
+    assert x is not None
+    scale, zero = affine(site, x)
+    leaves = {"scale": scale, "zero_point": np.int32(zero), "offset": f32(f32(-zero) * scale)}
+    form = "plain" if flavour == "reference" or x.type == "int16" else "builtin"
+    return Plan((form, x.shape), leaves, "DEQUANTIZE less the reference")
 
 
 def _run_verify(options: Options, static: tuple, leaves: Leaves, x: Any, reference: Any) -> Any:
-    """f32((q - z) s) - reference. *Restates*: NumericVerify of LiteRT, the same in every flavour."""
-    return unfused((x.astype(np.int32) - leaves["zero_point"]).astype(np.float32) * leaves["scale"]) - reference
+    """DEQUANTIZE (that of flavour builtin where XNNPACK is on) less the reference. *Restates*: NumericVerify of LiteRT."""
+    return unfused(_run_dequantize(options, static, leaves, x)) - reference
 
 
 def _sound(samples: int, channels: int, size: int, stride: int, squared: bool) -> Case:

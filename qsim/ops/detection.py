@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..errors import Invalid, Unsupported
+from ..errors import Invalid
 from ..fixed import divide_by, unfused
 from ..flexbuffers import read_numbers
 from ..graph import Options
 from ..op import FLAVOURS, Kernel, Op, Plan, Rule, Site
 from .common import Leaves, affine, body, f32
+from .partial_sort import largest
 
 
 class Settings(NamedTuple):
@@ -105,11 +106,13 @@ def _suppressed(s: Settings, scores: jax.Array, boxes: jax.Array, count: int) ->
 
 
 def _fast(s: Settings, scores: jax.Array, boxes: jax.Array) -> tuple[jax.Array, ...]:
-    """Suppression by the best score of each box; then the best classes of each chosen box."""
+    """Suppression by the best score of each box; then the best classes of each chosen box, equal ones as a partial sort leaves them."""
     kept = min(s.max_classes, s.classes)
     chosen = _suppressed(s, jnp.max(scores, axis=1), boxes, s.max_detections)
     there, rows = chosen >= 0, jnp.maximum(chosen, np.int32(0))
-    best, classes = lax.top_k(scores[rows], kept)
+    own = scores[rows]
+    classes = lax.argmax(own, 1, np.int32)[:, None] if kept == 1 else jax.vmap(lambda one: largest(one, kept))(own)
+    best = jnp.take_along_axis(own, classes, axis=1)
 
     def spread(x: jax.Array) -> jax.Array:
         """(detections, kept) -> (detections * max_classes,), zeros in the places LiteRT does not write."""
@@ -158,10 +161,8 @@ def _detect(options: Options, boxes: Any, scores: Any, anchors: Any) -> tuple[ja
 
 def _plan(site: Site, flavour: str) -> Plan:
     """static: the shape of the scores and which inputs are codes."""
-    s, codes = settings(site.options), []
-    leaves: Leaves = {}
-    if not s.regular and min(s.max_classes, s.classes) > 1:
-        raise Unsupported("the order of equal scores of one box is undefined where several classes are kept", where=site.where)
+    settings(site.options)
+    codes, leaves = [], Leaves()
     for name, t in zip(("boxes", "scores", "anchors"), site.inputs, strict=True):
         assert t is not None
         if t.type == "uint8":
