@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -39,6 +39,7 @@ class Step:
     static: Any = None
     note: str = ""
     state: tuple[int, ...] = ()  # positions of variable tensors that it replaces
+    inner: Mapping[str, int] = field(default_factory=dict)  # fake mode: values inside the op by name -> tensor with their parameters
 
 
 def build(model: Model, mode: str = "integer", flavour: str = "xnnpack", *, taps: Any = None) -> Function:
@@ -101,7 +102,8 @@ class Function:
                 state[self._handles[step.node.inputs[0]]] = _fetch(step.node.inputs[1], env, constants, define)
                 continue
             ins = [_operand(step, p, t, env, constants, define) for p, t in enumerate(step.node.inputs)]
-            outs = step.call(params.get("plans", {}).get(step.node.index, {}), *ins)
+            leaves = {name: params["qparams"][t] for name, t in step.inner.items()} or params.get("plans", {}).get(step.node.index, {})
+            outs = step.call(leaves, *ins)
             outs = outs if isinstance(outs, tuple) else (outs,)
             for t, y in zip((*step.node.outputs, *(step.node.inputs[p] for p in step.state)), outs, strict=True):
                 env[t] = define(t, y)
@@ -277,7 +279,11 @@ def _assemble(model: Model, mode: str, flavour: str) -> tuple[list[Step], Params
 def _real_step(op: Op, where: Site, mode: str) -> Step:
     options = where.node.real_options
     host = {p: where.values[p] for p in _static_positions(op, where)}
-    return Step(where.node, lambda leaves, *xs: op.real(options, *xs), host, (options, _shapes(host)), state=op.rule.states(where.node))
+    static, state = (options, _shapes(host)), op.rule.states(where.node)
+    inner = op.fake(where) if mode == "fake" and op.fake is not None else None
+    if inner is not None:
+        return Step(where.node, lambda qs, *xs: inner.real(options, qs, *xs), host, static, state=state, inner=inner.tensors)
+    return Step(where.node, lambda leaves, *xs: op.real(options, *xs), host, static, state=state)
 
 
 def _integer_step(op: Op, where: Site, flavour: str) -> tuple[Step, Plan | None]:
@@ -333,8 +339,8 @@ def _constant(t: Tensor, value: Any, mode: str) -> np.ndarray:
 
 
 def _fake_qparams(graph: Graph, constants: Mapping[int, Any], steps: Sequence[Step]) -> dict[int, QParams]:
-    """Parameters of every tensor to snap: graph inputs, op outputs and the constants in use that have them."""
-    defined = [*graph.inputs, *(t for s in steps for t in s.node.outputs), *constants]
+    """Parameters of every tensor to snap: graph inputs, op outputs, values inside ops and the constants in use that have them."""
+    defined = [*graph.inputs, *(t for s in steps for t in (*s.node.outputs, *s.inner.values())), *constants]
     return {t: _carried(q) for t in defined if (q := graph.tensors[t].qparams) is not None and _stores_codes(graph.tensors[t])}
 
 
