@@ -179,11 +179,22 @@ class Case:
 
 
 @dataclass(frozen=True, eq=False)
+class Inner:
+    """What fake mode runs in place of `real` where values inside an op have a grid of their own: `real(options, qparams, *inputs)`.
+
+    tensors: name of each such value -> index of the tensor that holds its parameters; qparams: those by name.
+    """
+
+    tensors: Mapping[str, int]
+    real: Callable[..., Any]
+
+
+@dataclass(frozen=True, eq=False)
 class Op:
     """`real(options, *inputs)`: the op over the reals, in the type of its inputs; knows nothing of quantization.
 
     Static inputs reach `real` as numpy arrays; absent ones as None. `host=True`: `real` also runs on numpy arrays alone (shape
-    arithmetic), so the host pass may evaluate it.
+    arithmetic), so the host pass may evaluate it. `fake`: the `Inner` of a site, None where it has none.
     """
 
     name: str
@@ -192,6 +203,7 @@ class Op:
     kernels: tuple[Kernel, ...] = ()
     cases: tuple[Case, ...] = ()
     host: bool = False
+    fake: Callable[[Site], Inner | None] | None = None
 
     def kernel(self, where: Site, flavour: str) -> Kernel:
         """The first row that serves the tensor types and flavour. Raises: Unsupported naming op and types, listing the known rows."""

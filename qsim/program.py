@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -42,6 +42,7 @@ class Step:
     static: Any = None
     note: str = ""
     state: tuple[int, ...] = ()  # positions of variable tensors that it replaces
+    inner: Mapping[str, int] = field(default_factory=dict)  # fake mode: values inside the op by name -> tensor with their parameters
     control: control.Control | None = None
 
 
@@ -83,7 +84,8 @@ class Program:
             if step.control is not None:
                 outs, state = step.control.run(params["graphs"][node.index], state, ins)
             else:
-                outs = step.call(params.get("plans", {}).get(node.index, {}), *ins)
+                inner = {name: params["qparams"][t] for name, t in step.inner.items()}
+                outs = step.call(inner or params.get("plans", {}).get(node.index, {}), *ins)
             outs = outs if isinstance(outs, tuple) else (outs,)
             for t, y in zip((*node.outputs, *(node.inputs[p] for p in step.state)), outs, strict=True):
                 env[t] = define(t, y)
@@ -181,8 +183,11 @@ def _control_step(model: Model, where: Site, mode: str, flavour: str) -> tuple[S
 def _real_step(op: Op, where: Site, mode: str) -> Step:
     options = where.node.real_options.but(out_type=where.outputs[0].type) if op.rule.typed else where.node.real_options
     host = {p: where.values[p] for p in _static_positions(op, where)}
-    static = (op.real, options, _shapes(host))
-    return Step(where.node, lambda leaves, *xs: op.real(options, *xs), host, static, state=op.rule.states(where.node))
+    static, state = (op.real, options, _shapes(host)), op.rule.states(where.node)
+    inner = op.fake(where) if mode == "fake" and op.fake is not None else None
+    if inner is not None:
+        return Step(where.node, lambda qs, *xs: inner.real(options, qs, *xs), host, static, state=state, inner=inner.tensors)
+    return Step(where.node, lambda leaves, *xs: op.real(options, *xs), host, static, state=state)
 
 
 def _integer_step(op: Op, where: Site, flavour: str) -> tuple[Step, Plan | None]:
@@ -241,8 +246,8 @@ def stored_constant(t: Tensor, value: Any, mode: str) -> np.ndarray:
 
 
 def _fake_qparams(graph: Graph, constants: Mapping[int, Any], steps: Sequence[Step]) -> dict[int, QParams]:
-    """Parameters of every tensor to snap: graph inputs, op outputs and the constants in use that have them."""
-    defined = [*graph.inputs, *(t for s in steps for t in s.node.outputs), *constants]
+    """Parameters of every tensor to snap: graph inputs, op outputs, values inside ops and the constants in use that have them."""
+    defined = [*graph.inputs, *(t for s in steps for t in (*s.node.outputs, *s.inner.values())), *constants]
     return {t: _carried(q) for t in defined if (q := graph.tensors[t].qparams) is not None and _stores_codes(graph.tensors[t])}
 
 

@@ -134,11 +134,12 @@ def integer_lstm(form: Form, draw: int, samples: int = 5, *, full: bool = False)
     s_hidden, z_hidden = (power(rng, style, -9, -6), zi) if form.projection else (sh, zh)
     parts.add(0, "int8", shape, q(sx, zx))
     for g in form.gates:
-        sums = power(rng, style, -12, -7) if form.norm else f32(2.0**-12)
+        sums, scales = power(rng, style, -12, -7) if form.norm else f32(2.0**-12), {}
         for p, columns, s in ((1, form.k, sx), (5, form.outputs, sh)):
             spread = 4000 * 2.0 ** (rng.uniform(-3, 1) + large) / (73.0 * 73.0 * columns**0.5)  # of the gate's sums, in steps
             sw = power(rng, style, -9, -5) if style == "ties" else f32(float(sums) * spread / float(s))
             parts.add(p + g, "int8", (form.cells, columns), q(sw), weights(rng, style, (form.cells, columns)))
+            scales[p] = float(s) * float(sw)
         if form.peephole and g != 2:
             values = weights(rng, style, (form.cells,), "int16")
             parts.add(9 + min(g, 2), "int16", (form.cells,), q(power(rng, style, -18, -12), 0, "int16"), values)
@@ -148,7 +149,7 @@ def integer_lstm(form: Form, draw: int, samples: int = 5, *, full: bool = False)
             values = weights(rng, "random" if style == "ties" else style, (form.cells,), "int16")
             parts.add(20 + g, "int16", (form.cells,), q(s_norm, 0, "int16"), values)
             bias = rng.integers(-(2**22), 2**22, form.cells)
-        parts.add(12 + g, "int32", (form.cells,), q(2.0**-16, 0, "int32"), bias)
+        parts.add(12 + g, "int32", (form.cells,), q(float(s_norm) / 1024 if form.norm else scales[1], 0, "int32"), bias)
     if form.projection:
         sp = f32(float(sh) / float(s_hidden) * 2.0 ** rng.uniform(-2, 1) / (73 * form.cells**0.5))
         sp = power(rng, style, -5, -1) if style == "ties" else sp
@@ -274,10 +275,16 @@ BASIC = {"fused_activation_function": "TANH", "cell_clip": 0.0, "proj_clip": 0.0
 BASIC |= {"asymmetric_quantize_inputs": False}
 
 
-def both_ways_lstm(form: Form, draw: int, *, hybrid: bool = False, samples: int = 4) -> tuple[Model, list[np.ndarray], str]:
-    """BIDIRECTIONAL_SEQUENCE_LSTM: merged or not; without, with and with weighted auxiliary input."""
+def both_ways_lstm(
+    form: Form, draw: int, *, hybrid: bool = False, samples: int = 4, defect: bool = False
+) -> tuple[Model, list[np.ndarray], str]:
+    """BIDIRECTIONAL_SEQUENCE_LSTM: merged or not; without, with and with weighted auxiliary input.
+
+    `defect`: merged where LiteRT reads past its states.
+    """
     rng, parts = np.random.default_rng([draw, *str(form).encode()]), Parts()
     merged, aux = bool(rng.integers(2)), ("none", "below", "weighted")[draw % 3]
+    merged = defect or merged and (form.major or form.n == 1)
     parts.add(0, "float32", form.shape(form.k))
     float_cell(parts, rng, form, 1, 40 if aux == "weighted" else None, hybrid=hybrid)
     float_cell(parts, rng, form, 18, 44 if aux == "weighted" else None, hybrid=hybrid)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,11 +13,13 @@ from jax import lax
 
 from .. import dot, fixed, fixed16
 from ..errors import Invalid, Unsupported
-from ..graph import Options
-from ..op import FLAVOURS, Kernel, Op, Plan, Rule, Site
+from ..graph import Options, QParams
+from ..op import FLAVOURS, Inner, Kernel, Op, Plan, Rule, Site
+from ..snap import snap
+from . import lstm_hybrid
 from .common import affine
 from .inverse_sqrt import inverse_sqrt
-from .lstm_cell import CELL, GATES, INPUT, cell_of, over_time, step
+from .lstm_cell import CELL, GATES, INPUT, Grids, cell_of, over_time, step
 
 f32 = np.float32
 WEIGHTS, RECURRENT, PEEPHOLES, BIAS, PROJECTION, NORMS = 1, 5, 9, 12, 16, 20
@@ -34,6 +37,54 @@ def lstm_real(options: Options, *at: Any) -> tuple[Any, Any, Any]:
 
     ys, (h, c) = over_time(one, (at[HIDDEN_STATE], at[CELL_STATE]), at[0], time_major=options.time_major)
     return ys, h, c
+
+
+# fake mode ---------------------------------------------------------------------
+
+
+def lstm_fake(site: Site) -> Inner | None:
+    """The internals of an integer LSTM on their grids: sums of the gates in int16 steps of 2^-12 (with layer normalization before it those
+    of the gate's intermediate), the cell on its own, the hidden value on that of the fifth intermediate, its zero point negated before
+    a projection, the state on its own, clipped in codes (see `lstm_plan`); so that fake mode is near the integer kernel. None for a
+    float LSTM."""
+    if site.inputs[0].type != "int8" or len(site.intermediates) != 5:  # type: ignore[union-attr]
+        return None
+    tensors = {"hidden": site.intermediates[4], "output": site.inputs[HIDDEN_STATE], "cell": site.inputs[CELL_STATE]}
+    if _input(site, NORMS + 1) is not None:
+        tensors |= {GATES[g] + " sums": site.intermediates[g] for g in range(4)}
+    if any(t is None or t.qparams is None for t in tensors.values()):
+        return None
+    return Inner({name: t.index for name, t in tensors.items()}, _snapped_real)  # type: ignore[union-attr]
+
+
+def _snapped_real(options: Options, qparams: Mapping[str, QParams], *at: Any) -> tuple[Any, Any, Any]:
+    cell = cell_of(at, norm=NORMS)
+    grids, unclipped = _grids(options, qparams, cell.projection is not None), options.but(proj_clip=0.0)
+
+    def one(state: Any, now: Any) -> Any:
+        h, c = step(unclipped, cell, state, now, None, grids)
+        return (h, c), h
+
+    state = at[HIDDEN_STATE], at[CELL_STATE]
+    if "kernel_type" in options:
+        (h, c), _ = one(state, at[0])
+        return h, h, c
+    ys, (h, c) = over_time(one, state, at[0], time_major=options.time_major)
+    return ys, h, c
+
+
+def _grids(options: Options, qparams: Mapping[str, QParams], projected: bool) -> Grids:
+    def on(q: QParams) -> Any:
+        return lambda v: snap(v, q)
+
+    words = QParams(np.full(1, 2.0**-12, f32), np.zeros(1, np.int32), np.int32(-(2**15)), np.int32(2**15 - 1))
+    hidden, output = qparams["hidden"], qparams["output"]
+    if options.proj_clip > 0:
+        most = jnp.minimum(jnp.trunc(f32(options.proj_clip) / output.scale[0]), f32(127)).astype(np.int32)
+        output = QParams(output.scale, output.zero_point, -most, most)
+    minus = QParams(hidden.scale, -hidden.zero_point, hidden.low, hidden.high)
+    before = [on(qparams[f"{g} sums"]) if f"{g} sums" in qparams else lambda v: v for g in GATES]
+    return Grids(tuple(before), (on(words),) * 4, on(minus if projected else hidden), on(output), on(qparams["cell"]))
 
 
 # the integer kernel ------------------------------------------------------------
@@ -243,6 +294,10 @@ OPS = (
         "UNIDIRECTIONAL_SEQUENCE_LSTM",
         lstm_real,
         Rule(data=(0,), prepared=(*range(1, 18), *range(20, 24)), state=(HIDDEN_STATE, CELL_STATE), keep_float=True),
-        (Kernel(INT8, ("int8",), FLAVOURS, lstm_plan, lstm_run),),
+        (
+            Kernel(INT8, ("int8",), FLAVOURS, lstm_plan, lstm_run),
+            Kernel(lstm_hybrid.LSTM, ("float32",), FLAVOURS, lstm_hybrid.lstm_plan, lstm_hybrid.lstm_run),
+        ),
+        fake=lstm_fake,
     ),
 )

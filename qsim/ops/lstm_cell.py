@@ -43,8 +43,10 @@ def _same(x: Any) -> Any:
 
 
 class Grids(NamedTuple):
-    """What becomes of the internal values of a step: sums of the gates, product before a projection, next hidden and cell state."""
+    """What becomes of the internal values of a step: sums of the gates (with layer normalization also those before it), product before
+    a projection, its result, next cell state."""
 
+    before: tuple[Callable[[Any], Any], ...] = (_same,) * 4
     gates: tuple[Callable[[Any], Any], ...] = (_same,) * 4
     hidden: Callable[[Any], Any] = _same
     output: Callable[[Any], Any] = _same
@@ -77,7 +79,7 @@ def step(options: Options, cell: Cell, state: tuple[Any, Any], x: Any, aux: Any 
     h, c = state
 
     def gate(g: int, c: Any) -> Any:
-        return grids.gates[g](_sums(cell.gates[g], x, aux, h, c))  # type: ignore[arg-type]
+        return grids.gates[g](_sums(cell.gates[g], x, aux, h, c, grids.before[g]))  # type: ignore[arg-type]
 
     forget = jax.nn.sigmoid(gate(FORGET, c))
     into = f32(1) - forget if cell.gates[INPUT] is None else jax.nn.sigmoid(gate(INPUT, c))
@@ -94,11 +96,12 @@ def activation(options: Options, x: Any) -> Any:
     return jax.nn.sigmoid(x) if name == "SIGMOID" else activate(name, x)
 
 
-def _sums(g: Gate, x: Any, aux: Any, h: Any, c: Any) -> Any:
+def _sums(g: Gate, x: Any, aux: Any, h: Any, c: Any, before: Callable[[Any], Any]) -> Any:
     total = _product(x, g.weights) + _product(h, g.recurrent)
     total = total if g.aux is None else total + _product(aux, g.aux)
     total = total if g.peephole is None else total + c * jnp.asarray(g.peephole)[None]
     if g.norm is not None:
+        total = before(total)
         total = total - jnp.mean(total, axis=-1, keepdims=True)
         total = total / jnp.sqrt(jnp.mean(total * total, axis=-1, keepdims=True) + f32(1e-8)) * jnp.asarray(g.norm)[None]
     return dot.add_bias(total, g.bias)

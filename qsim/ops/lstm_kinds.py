@@ -12,8 +12,9 @@ from .. import dot, fixed, fixed16
 from ..errors import Invalid, Unsupported
 from ..graph import Options
 from ..op import FLAVOURS, Kernel, Op, Plan, Rule, Site
+from . import lstm_hybrid
 from .common import affine
-from .lstm import INT8, integer_step, lstm_plan, saturate16, table
+from .lstm import INT8, integer_step, lstm_fake, lstm_plan, saturate16, table
 from .lstm_cell import Cell, cell_of, over_time, step
 
 f32 = np.float32
@@ -133,7 +134,20 @@ OPS = (
         "LSTM",
         lstm_real,
         Rule(data=(0,), prepared=(2, 3), state={20: (18, 19), 24: (18, 19), 5: (BASIC_HIDDEN, BASIC_CELL)}, keep_float=True),
-        (Kernel(INT8, ("int8",), FLAVOURS, full_plan, full_run), Kernel(*UINT8, FLAVOURS, basic_plan, basic_run)),
+        (
+            Kernel(INT8, ("int8",), FLAVOURS, full_plan, full_run),
+            Kernel(*UINT8, FLAVOURS, basic_plan, basic_run),
+            Kernel(lstm_hybrid.LSTM, ("float32",), FLAVOURS, lstm_hybrid.lstm_plan, lstm_hybrid.full_run),
+        ),
+        fake=lstm_fake,
     ),
-    Op("BIDIRECTIONAL_SEQUENCE_LSTM", bidirectional_real, Rule(data=(0,), state=STATES, keep_float=True)),
+    Op(
+        "BIDIRECTIONAL_SEQUENCE_LSTM",
+        bidirectional_real,
+        Rule(data=(0,), prepared=(*range(1, 35), *range(40, 48)), state=STATES, keep_float=True),
+        tuple(
+            Kernel(lstm_hybrid.BOTH_WAYS, ("float32",) * n, FLAVOURS, lstm_hybrid.bidirectional_plan, lstm_hybrid.bidirectional_run)
+            for n in (1, 2)
+        ),
+    ),
 )
