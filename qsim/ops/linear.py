@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import dot, onednn
-from ..errors import Invalid
+from ..errors import Invalid, Unsupported
 from ..graph import Options
 from ..onednn import Window
 from ..op import Case, Kernel, Op, Plan, Rule, Site
@@ -108,8 +108,14 @@ def depthwise_hybrid_run(options: Options, how: Any, leaves: dict[str, Any], x: 
 # FULLY_CONNECTED ----------------------------------------------------
 
 
+def _require_plain(options: Options, where: str = "") -> None:
+    if options.get("weights_format", "DEFAULT") != "DEFAULT":
+        raise Unsupported("shuffled weights", where=where, found=options.weights_format, expected="DEFAULT")
+
+
 def dense_real(options: Options, x: Any, w: Any, bias: Any = None) -> Any:
     """y[..., o] = act(sum_k x[..., k] * w[o, k] + bias[o]). x is read as rows of k unless keep_num_dims."""
+    _require_plain(options)
     x = rows(options, x, w.shape[1])
     y = dot.dense_float(x, w.T)
     return activate(options.fused_activation_function, dot.add_bias(y, bias))
@@ -122,6 +128,7 @@ def dense_plan(site: Site, flavour: str) -> Plan:
     *Restates*: FullyConnected of the LiteRT kernels, XNNPACK's qs8-gemm and qu8-gemm.
     *Differs*: the reference kernel rounds the product with a float64 multiplier, once, half away from zero.
     """
+    _require_plain(site.options, site.where)
     kinds, act = site.types[0][:2], site.options.fused_activation_function
     if kinds != ("int8", "int8") and act not in ("NONE", "RELU", "RELU6", "RELU_N1_TO_1"):
         raise Invalid(f"a FULLY_CONNECTED of {' and '.join(kinds)} with {act}", where=site.where, hint="LiteRT refuses such a file")
@@ -188,9 +195,11 @@ ROWS = (  # types of the inputs, type of the output
 SHORT_BIAS = (("int16", "int8", "int32"), "int16")
 HYBRID = (("float32", "int8", "float32?"), "float32")
 HYBRID_4 = (("float32", "int4", "float32?"), "float32")
+HYBRID_2 = (("float32", "int2", "float32?"), "float32")
 DENSE_ROWS = (
     *ROWS,
     SHORT_BIAS,
+    (("int8", "int2", "int32?"), "int8"),
     (("int16", "int4", "int64?"), "int16"),
     (("int16", "int4", "int32"), "int16"),
     (("int16", "int2", "int64?"), "int16"),
@@ -225,10 +234,7 @@ OPS = (
         (
             *_kernels(dense_plan, dense_run, DENSE_ROWS),
             *_kernels(dense16.plan, dense16.run, dense16.ROWS),
-            *_kernels(hybrid.dense_plan, hybrid.dense_run, (HYBRID, HYBRID_4)),
-            # XNNPACK's 2-bit kernels are not known well enough
-            Kernel(("int8", "int2", "int32?"), ("int8",), ALL[1:], dense_plan, dense_run),
-            Kernel(("float32", "int2", "float32?"), ("float32",), ALL[1:], hybrid.dense_plan, hybrid.dense_run),
+            *_kernels(hybrid.dense_plan, hybrid.dense_run, (HYBRID, HYBRID_4, HYBRID_2)),
         ),
         DENSE_CASES,
     ),

@@ -260,13 +260,20 @@ def rule_of(site: Site, flavour: str) -> str:
     return RULES[op]["reference" if kernel == "builtin" and grouped else kernel]
 
 
+def packed_whole(w: Tensor | None) -> bool:
+    """Does XNNPACK take these weights of FULLY_CONNECTED? int4 rows of an even length; int2 rows of whole bytes, a scale per channel."""
+    if w is None or w.type not in ("int4", "int2"):
+        return True
+    return w.shape[1] % 2 == 0 if w.type == "int4" else w.shape[1] % 4 == 0 and np.size(w.qparams.scale) == w.shape[0]  # type: ignore[union-attr]
+
+
 def _refused(site: Site) -> bool:
     """XNNPACK refuses int16, TANH and SIGN_BIT activations, another type of the output, asymmetric int8 weights, and of int4
-    weights all but rows of an even length."""
+    and int2 weights those that `packed_whole` is not true of."""
     w = site.inputs[1]
     if site.inputs[0].type == "int16":  # type: ignore[union-attr]
         return True
-    if w.type == "int4" and (site.node.op != "FULLY_CONNECTED" or w.shape[1] % 2):  # type: ignore[union-attr]
+    if w.type in ("int4", "int2") and (site.node.op != "FULLY_CONNECTED" or not packed_whole(w)):  # type: ignore[union-attr]
         return True
     if site.inputs[0].type != site.outputs[0].type:  # type: ignore[union-attr]
         return True
