@@ -282,7 +282,7 @@ def _operand(row: Row, p: int, style: str, rng: np.random.Generator, drawn: doma
         return None, None
     q = _qparams(*drawn.inputs[p], kind) if p in drawn.inputs else None
     weights, by_rows = domains.WEIGHTS.get(row.op.name), row.types[0][0] == "float32" != row.types[0][-1]
-    if p == weights and p in case.constant and q is not None and rng.random() < 0.5:
+    if p == weights and p in case.constant and q is not None and row.types[0][0] != "int8" and rng.random() < 0.5:
         axis = len(shape) - 2 if row.options.get("adj_y", False) else len(shape) - 1
         q = _qparams(q.scale * 2 ** rng.uniform(-2, 2, shape[axis]), np.zeros(shape[axis], np.int64), kind, axis)
     if weights is not None and by_rows and kind == "float32":
