@@ -12,6 +12,7 @@ import numpy as np
 
 from . import control
 from .checks.indices import require_inside
+from .checks.scales import details, require_affine
 from .errors import QsimError, Unsupported
 from .graph import Graph, Model, Node, QParams, Tensor
 from .op import Op, Plan, Site, site
@@ -118,7 +119,7 @@ def assemble(model: Model, graph: Graph, mode: str, flavour: str) -> tuple[Progr
     *Raises*: Unsupported with every op that cannot run.
     """
     graph = resolved(model, graph)
-    known = host_values(graph)
+    known = host_values(graph, flavour if mode == "integer" else "reference")
     steps: list[Step] = []
     params: Params = {"constants": {}, "plans" if mode == "integer" else "qparams": {}, "graphs": {}}
     faults: list[str] = []
@@ -140,6 +141,7 @@ def assemble(model: Model, graph: Graph, mode: str, flavour: str) -> tuple[Progr
                 raise Unsupported(why_missing(node.op), where=where.where)
             else:
                 require_inside(where)
+                require_affine(where)
                 step, plan = _integer_step(op, where, flavour) if mode == "integer" else (_real_step(op, where, mode), None)
         except QsimError as fault:
             faults.append(str(fault))
@@ -257,19 +259,25 @@ def _carried(q: QParams) -> QParams:
     )  # fmt: skip
 
 
-def host_values(graph: Graph) -> dict[int, np.ndarray]:
-    """Values of computed tensors that do not depend on data: shape arithmetic and dequantized constants, evaluated in numpy."""
+def host_values(graph: Graph, flavour: str = "reference") -> dict[int, np.ndarray]:
+    """Values of computed tensors that do not depend on data: shape arithmetic and dequantized constants, evaluated in numpy.
+
+    flavour: whose DEQUANTIZE; they differ in the last bit.
+    """
     known: dict[int, np.ndarray] = {}
     for node in graph.nodes:
         op = REGISTRY.get(node.op)
         if op is None or not op.host or any(_stores_codes(graph.tensors[t]) for t in node.outputs):
             continue
         where = site(graph, node, known)
+        if details(where) is not None:
+            continue
         if node.op in ("SHAPE", "RANK"):
             shape = where.inputs[0].shape  # type: ignore[union-attr]
             known[node.outputs[0]] = np.asarray(shape if node.op == "SHAPE" else len(shape), TYPES[where.outputs[0].type].dtype)
         elif node.inputs and all(v is not None or t is None for v, t in zip(where.values, where.inputs, strict=True)):
-            ins = [_host_operand(t, v) for t, v in zip(where.inputs, where.values, strict=True)]
+            whose = flavour if node.op == "DEQUANTIZE" else "reference"
+            ins = [_host_operand(t, v, whose) for t, v in zip(where.inputs, where.values, strict=True)]
             require_inside(where)
             out = op.real(node.real_options, *ins)
             outs = out if isinstance(out, tuple) else (out,)
@@ -282,6 +290,11 @@ def _stores_codes(t: Tensor) -> bool:
     return t.qparams is not None and t.type != "float32"
 
 
-def _host_operand(t: Tensor | None, value: Any) -> Any:
-    real = t is not None and t.is_constant and _stores_codes(t)
-    return dequantize(value, t.qparams) if real else value  # type: ignore[union-attr,arg-type]
+def _host_operand(t: Tensor | None, value: Any, flavour: str) -> Any:
+    if t is None or t.qparams is None or not t.is_constant or not _stores_codes(t):
+        return value
+    if flavour != "reference" and not t.qparams.per_channel:
+        from .ops.convert import dequantize_array
+
+        return dequantize_array(value, t.qparams, t.type, flavour)
+    return dequantize(value, t.qparams)

@@ -195,7 +195,9 @@ def other_options(op: str, options: Mapping, rng: Rng, types: tuple[str, ...] = 
     FULLY_CONNECTED only int8 takes it (LiteRT refuses others)."""
     free = [k for k in options if k in ALTERNATIVES and k not in FIXED_OPTIONS.get(op, ())]
     drawn = {k: ALTERNATIVES[k][rng.integers(len(ALTERNATIVES[k]))] for k in free}
-    without = "float32" in types and not {"int8", "int4"}.isdisjoint(types) or (op == "FULLY_CONNECTED" and types[:2] != ("int8", "int8"))
+    without = (
+        "float32" in types and not {"int8", "int4", "int2"}.isdisjoint(types) or (op == "FULLY_CONNECTED" and types[:2] != ("int8", "int8"))
+    )
     if without and drawn.get("fused_activation_function") == "TANH":
         drawn["fused_activation_function"] = "RELU"
     return {**options, **drawn}
@@ -311,7 +313,7 @@ def linear(
     s_x = f32(float(scale(rng, style, -7, 0)) * base(rng, style))
     spread = 2.0 ** (rng.integers(-2, 3, channels) if style == "ties" else rng.uniform(-2, 2, channels))
     s_w = (float(scale(rng, style, -9, -3)) * spread).astype(f32)
-    multiplier = _multiplier(style, rng, taps * (4.6 / 73) ** 2 if types[1] == "int4" else taps)
+    multiplier = _multiplier(style, rng, taps * {"int4": 4.6 / 73, "int2": 0.8 / 73, "int16": 256}.get(types[1], 1) ** 2)
     s_y = f32(2.0 ** round(np.log2(multiplier[0]))) if style == "ties" else f32(multiplier[0])
     s_y = f32(float(s_x) * float(s_w.max()) / float(s_y))
     y = s_y, zero_point(rng, types[2])
@@ -333,7 +335,7 @@ def _bias_steps(style: str, rng: Rng, spread: float, zero: int, type_name: str, 
 
 def _weights(style: str, rng: Rng, shape: tuple[int, ...], axis: int, type_name: str) -> np.ndarray:
     low, high = code_range(type_name)
-    span = 2 if style == "ties" else high
+    span = min(2, high) if style == "ties" else high
     w = rng.integers(-span, span + 1, shape).astype(TYPES[type_name].dtype or "int8")
     if style == "saturated":
         w = np.where(rng.random(shape) < 0.8, np.where(rng.random(shape) < 0.5, w.dtype.type(low + 1), w.dtype.type(high)), w)

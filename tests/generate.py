@@ -63,11 +63,13 @@ class Row:
 
     def _type_options(self) -> dict[str, str]:
         """Options that repeat an operand's type (of CAST and SHAPE) follow the types of the row."""
-        named = {"in_data_type": self.types[0][0], "out_data_type": self.types[1][0], "out_type": self.types[1][0]}
-        named["output_type"] = self.types[1][0]
-        found = {k: t.upper() for k, t in named.items() if k in self.case.options}
+        kinds = {"in_data_type": self.types[0][0], "out_data_type": self.types[1][0], "out_type": self.types[1][0]}
+        kinds["output_type"] = self.types[1][0]
+        found = {k: t.upper() for k, t in kinds.items() if k in self.case.options}
         bias = self.types[0][self.op.rule.bias] if self.op.rule.bias is not None and self.op.rule.bias < len(self.types[0]) else ""
-        return found | ({"quantized_bias_type": "INT32"} if _lead_type(self) == "int16" and bias == "int32" else {})
+        weights = self.types[0][self.op.rule.weights] if self.op.rule.weights is not None else ""
+        named = _lead_type(self) == "int16" and (bias == "int32" or (bias == "int64" and weights == "int16"))
+        return found | ({"quantized_bias_type": bias.upper()} if named else {})
 
     def draws(self, wanted: int) -> int:
         """How many draws the row is worth: a copy has little to get wrong."""
@@ -287,7 +289,7 @@ def _operand(row: Row, p: int, style: str, rng: np.random.Generator, drawn: doma
         return None, None
     q = _qparams(*drawn.inputs[p], kind) if p in drawn.inputs else None
     weights, by_rows = domains.WEIGHTS.get(row.op.name), row.types[0][0] == "float32" != row.types[0][-1]
-    if p == weights and p in case.constant and q is not None and rng.random() < 0.5:
+    if p == weights and p in case.constant and q is not None and row.types[0][0] != "int8" and rng.random() < 0.5:
         axis = len(shape) - 2 if row.options.get("adj_y", False) else len(shape) - 1
         q = _qparams(q.scale * 2 ** rng.uniform(-2, 2, shape[axis]), np.zeros(shape[axis], np.int64), kind, axis)
     if weights is not None and by_rows and kind == "float32":

@@ -39,6 +39,21 @@ def quantize_array(x: Any, qparams: QParams, type_name: str, flavour: str) -> np
     return np.clip(codes, low, high).astype(type_name)
 
 
+def dequantize_array(codes: Any, qparams: QParams, type_name: str, flavour: str) -> np.ndarray:
+    """Codes of a constant with one scale -> float32 by the flavour's DEQUANTIZE, in numpy: f32((q - z) s).
+
+    In flavour builtin the first 8 floor(n / 8) elements of 8-bit and uint4 codes are f32(f32(q s) + f32(-z s)), and under XNNPACK,
+    which leaves them to that kernel, those of int8 and uint4 codes.
+    """
+    codes, scale, zero = np.asarray(codes), f32(np.ravel(qparams.scale)[0]), int(np.ravel(qparams.zero_point)[0])
+    y = ((codes.astype(np.int64) - zero).astype(f32) * scale).astype(f32)
+    if flavour == "reference" or type_name not in (("int8", "uint4") if flavour == "xnnpack" else ("int8", "uint8", "uint4")):
+        return y
+    n = codes.size // 8 * 8
+    block = (codes.reshape(-1)[:n].astype(f32) * scale + f32(f32(-zero) * scale)).astype(f32)
+    return np.concatenate([block, y.reshape(-1)[n:]]).reshape(codes.shape)
+
+
 def _along(values: np.ndarray, rank: int, axis: int) -> np.ndarray:
     values = np.ravel(values)
     return values[0] if values.size == 1 else values.reshape([-1 if i == axis else 1 for i in range(rank)])

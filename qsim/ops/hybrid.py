@@ -13,7 +13,7 @@ from ..errors import Invalid, Unsupported
 from ..graph import Options
 from ..op import Plan, Site
 from .common import activate
-from .sums import rows, weights_of
+from .sums import packed_whole, rows, weights_of
 
 f32 = np.float32
 
@@ -118,14 +118,15 @@ class Rows(NamedTuple):
 def dense_plan(site: Site, flavour: str) -> Plan:
     """q, z, s per row of x; acc[o] = sum (q - z) w[o]; y[o] = act(s s_w[o] acc[o] + bias[o]), rounded as the flavour does.
 
-    *Domain*: int8 or int4 weights with zero point 0; no -8 where the 4-bit kernel runs (it packs codes from -7).
+    *Domain*: int8, int4 or int2 weights with zero point 0; no -8 where the 4-bit kernel runs (it packs codes from -7).
     *Restates*: EvalHybrid of FULLY_CONNECTED of the LiteRT kernels, XNNPACK's qd8-f32-qc8w-gemm and qd8-f32-qc4w-gemm.
     *Differs*: XNNPACK quantizes with a zero point whatever `asymmetric_quantize_inputs` says, and adds the bias by an FMA. It leaves
-    int4 rows of odd length to the builtin kernel, which has a 4-bit kernel of its own for 32 or more columns and 4 or more rows.
+    weights that are not `packed_whole` to the builtin kernel, which has a 4-bit kernel of its own for 32 or more columns and
+    4 or more rows.
     """
     w = weights_of(site).T
     depth, nibbles = w.shape[0], site.inputs[1].type == "int4"  # type: ignore[union-attr]
-    kernel = "builtin" if flavour == "xnnpack" and nibbles and depth % 2 else flavour
+    kernel = "builtin" if flavour == "xnnpack" and not packed_whole(site.inputs[1]) else flavour
     how = "asymmetric" if site.options.asymmetric_quantize_inputs else "symmetric"
     if kernel == "xnnpack":
         how = "dynamic"

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import dot, onednn
-from ..errors import Invalid
+from ..errors import Invalid, Unsupported
 from ..graph import Options
 from ..onednn import Window
 from ..op import Case, Kernel, Op, Plan, Rule, Site
 from ..windows import pad, window
-from . import hybrid
+from . import dense16, hybrid
 from .common import activate
 from .sums import NOTES, Rescale, accumulate, finish, prepare, rows, rule_of, weights_of
 
@@ -54,7 +54,7 @@ def conv_plan(site: Site, flavour: str) -> Plan:
     *Differs*: only in the rounding, see `Rescale`.
     """
     rule, w = rule_of(site, flavour), np.transpose(weights_of(site), (1, 2, 3, 0))
-    how, leaves = prepare(site, flavour, rule, w, 0, site.inputs[0].shape[3] // w.shape[2])  # type: ignore[union-attr]
+    how, leaves = prepare(site, rule, w, 0, site.inputs[0].shape[3] // w.shape[2])  # type: ignore[union-attr]
     return Plan(how, leaves, NOTES[rule])
 
 
@@ -89,7 +89,7 @@ def depthwise_plan(site: Site, flavour: str) -> Plan:
     *Restates*: DepthwiseConvPerChannel and DepthwiseConv of the LiteRT kernels, XNNPACK's qs8-qc8w-dwconv.
     """
     rule, w = rule_of(site, flavour), np.transpose(weights_of(site), (1, 2, 0, 3))
-    how, leaves = prepare(site, flavour, rule, w, 3, site.inputs[0].shape[3])  # type: ignore[union-attr]
+    how, leaves = prepare(site, rule, w, 3, site.inputs[0].shape[3])  # type: ignore[union-attr]
     return Plan(how, leaves, NOTES[rule])
 
 
@@ -108,8 +108,14 @@ def depthwise_hybrid_run(options: Options, how: Any, leaves: dict[str, Any], x: 
 # FULLY_CONNECTED ----------------------------------------------------
 
 
+def _require_plain(options: Options, where: str = "") -> None:
+    if options.get("weights_format", "DEFAULT") != "DEFAULT":
+        raise Unsupported("shuffled weights", where=where, found=options.weights_format, expected="DEFAULT")
+
+
 def dense_real(options: Options, x: Any, w: Any, bias: Any = None) -> Any:
     """y[..., o] = act(sum_k x[..., k] * w[o, k] + bias[o]). x is read as rows of k unless keep_num_dims."""
+    _require_plain(options)
     x = rows(options, x, w.shape[1])
     y = dot.dense_float(x, w.T)
     return activate(options.fused_activation_function, dot.add_bias(y, bias))
@@ -122,11 +128,12 @@ def dense_plan(site: Site, flavour: str) -> Plan:
     *Restates*: FullyConnected of the LiteRT kernels, XNNPACK's qs8-gemm and qu8-gemm.
     *Differs*: the reference kernel rounds the product with a float64 multiplier, once, half away from zero.
     """
+    _require_plain(site.options, site.where)
     kinds, act = site.types[0][:2], site.options.fused_activation_function
     if kinds != ("int8", "int8") and act not in ("NONE", "RELU", "RELU6", "RELU_N1_TO_1"):
         raise Invalid(f"a FULLY_CONNECTED of {' and '.join(kinds)} with {act}", where=site.where, hint="LiteRT refuses such a file")
     rule = rule_of(site, flavour)
-    how, leaves = prepare(site, flavour, rule, weights_of(site).T, 0)
+    how, leaves = prepare(site, rule, weights_of(site).T, 0)
     return Plan(how, leaves, NOTES[rule])
 
 
@@ -185,9 +192,20 @@ ROWS = (  # types of the inputs, type of the output
     (("int8", "int4", "int32?"), "int8"),
     (("int16", "int8", "int64?"), "int16"),
 )
+SHORT_BIAS = (("int16", "int8", "int32"), "int16")
 HYBRID = (("float32", "int8", "float32?"), "float32")
 HYBRID_4 = (("float32", "int4", "float32?"), "float32")
-SHORT_BIAS = (("int16", "int8", "int32"), "int16")
+HYBRID_2 = (("float32", "int2", "float32?"), "float32")
+DENSE_ROWS = (
+    *ROWS,
+    SHORT_BIAS,
+    (("int8", "int2", "int32?"), "int8"),
+    (("int16", "int4", "int64?"), "int16"),
+    (("int16", "int4", "int32"), "int16"),
+    (("int16", "int2", "int64?"), "int16"),
+    (("int16", "int2", "int32"), "int16"),
+    (("uint8", "uint8", "int32"), "int16"),
+)
 
 
 def _kernels(plan: Any, run: Any, rows: Any) -> tuple[Kernel, ...]:
@@ -213,7 +231,11 @@ OPS = (
         "FULLY_CONNECTED",
         dense_real,
         Rule(data=(0,), weights=1, weight_axis=0, bias=2, prepared=(1, 2), versions={"float32": 1, "int8": 4, "uint8": 1, "int16": 7}),
-        (*_kernels(dense_plan, dense_run, (*ROWS, SHORT_BIAS)), *_kernels(hybrid.dense_plan, hybrid.dense_run, (HYBRID, HYBRID_4))),
+        (
+            *_kernels(dense_plan, dense_run, DENSE_ROWS),
+            *_kernels(dense16.plan, dense16.run, dense16.ROWS),
+            *_kernels(hybrid.dense_plan, hybrid.dense_run, (HYBRID, HYBRID_4, HYBRID_2)),
+        ),
         DENSE_CASES,
     ),
 )

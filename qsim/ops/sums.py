@@ -119,7 +119,7 @@ def _weights_zero(site: Site) -> int:
     return int(zero[0]) if read else 0
 
 
-def prepare(site: Site, flavour: str, rule: str, w: np.ndarray, axis: int, groups: int = 1) -> tuple[Rescale, dict[str, Any]]:
+def prepare(site: Site, rule: str, w: np.ndarray, axis: int, groups: int = 1) -> tuple[Rescale, dict[str, Any]]:
     """Static part and leaves of a sum of products. w: codes of the weights with the output channels last, (..., o).
 
     acc[o] = sum x * w[o] + bias[o] - z_x * sum w[o] - z_w * sum (x - z_x), in wrapping int32: the zero point of x is folded into the
@@ -142,9 +142,8 @@ def prepare(site: Site, flavour: str, rule: str, w: np.ndarray, axis: int, group
         codes = _with_ones(codes, groups)
         folded = folded if _is_wide(site, rule) else _with_zeros(folded, groups)
         how, leaves = how._replace(columns=groups), leaves | {"weights_zero_point": np.int32(zw)}
-    low, high = fixed.activation_range(
-        site.options.fused_activation_function, y.qparams.scale[0], int(y.qparams.zero_point[0]), y.type, flavour  # type: ignore[union-attr]
-    )  # fmt: skip
+    act, kernel = site.options.fused_activation_function, "xnnpack" if rule == "scale" else "builtin"
+    low, high = fixed.activation_range(act, y.qparams.scale[0], int(y.qparams.zero_point[0]), y.type, kernel)  # type: ignore[union-attr]
     leaves |= {
         "weights": np.ascontiguousarray(codes.astype(np.int8)),
         **({"bias_words": fixed.words(folded, np.int64)} if _is_wide(site, rule) else {"bias": folded.astype(np.int32)}),
@@ -261,12 +260,22 @@ def rule_of(site: Site, flavour: str) -> str:
     return RULES[op]["reference" if kernel == "builtin" and grouped else kernel]
 
 
+def packed_whole(w: Tensor | None) -> bool:
+    """Does XNNPACK take these weights of FULLY_CONNECTED? int4 rows of an even length; int2 rows of whole bytes, a scale per channel."""
+    if w is None or w.type not in ("int4", "int2"):
+        return True
+    return w.shape[1] % 2 == 0 if w.type == "int4" else w.shape[1] % 4 == 0 and np.size(w.qparams.scale) == w.shape[0]  # type: ignore[union-attr]
+
+
 def _refused(site: Site) -> bool:
-    """XNNPACK refuses int16, TANH and SIGN_BIT activations, asymmetric int8 weights, and of int4 weights all but rows of an even length."""
+    """XNNPACK refuses int16, TANH and SIGN_BIT activations, another type of the output, asymmetric int8 weights, and of int4
+    and int2 weights those that `packed_whole` is not true of."""
     w = site.inputs[1]
     if site.inputs[0].type == "int16":  # type: ignore[union-attr]
         return True
-    if w.type == "int4" and (site.node.op != "FULLY_CONNECTED" or w.shape[1] % 2):  # type: ignore[union-attr]
+    if w.type in ("int4", "int2") and (site.node.op != "FULLY_CONNECTED" or not packed_whole(w)):  # type: ignore[union-attr]
+        return True
+    if site.inputs[0].type != site.outputs[0].type:  # type: ignore[union-attr]
         return True
     asymmetric = w.type != "uint8" and bool(np.any(w.qparams.zero_point))  # type: ignore[union-attr]
     return asymmetric or site.options.fused_activation_function in ("TANH", "SIGN_BIT")
