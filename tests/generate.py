@@ -369,7 +369,7 @@ def float_rows(registry: Mapping[str, Op], flavour: str) -> Iterator[Row]:
 
 
 def number_rows(registry: Mapping[str, Op]) -> Iterator[Row]:
-    """One case of every op on numbers without quantization, for each type beside float32 that LiteRT runs it on (flavour: the only one,
+    """One case of every op on numbers without quantization, for each type that LiteRT runs it on (flavour: the only one,
     or "reference" for all)."""
     found = [(kind, name, "reference") for kind, names in domains.NUMBERS.items() for name in names]
     for kind, name, flavour in (*found, *(("float16", name, "xnnpack") for name in domains.HALF_IN_XNNPACK)):
@@ -391,7 +391,7 @@ def _number_output(op: Op, position: int, kind: str) -> str:
 def _float_output(op: Op, position: int) -> str:
     """Type of an output of an op on float32: float32, but for indices."""
     kinds = {_choices(_pattern(k.outputs, position))[0] for k in op.kernels if "float32" in _choices(_pattern(k.inputs, 0))}
-    return min(kinds) if kinds and kinds <= {"int32", "int64"} else "float32"
+    return "int32" if kinds and kinds <= {"int16", "int32", "int64"} else "float32"
 
 
 def _float_type(case: Case, position: int, kind: str = "float32") -> str:
