@@ -145,8 +145,8 @@ NUMBERS: Mapping[
 ] = {  # type without quantization -> ops that LiteRT runs on it in every flavour (float32: those that move or compare)
     kind: tuple(ops.split())
     for kind, ops in {
-        "float32": "EQUAL NOT_EQUAL LESS LESS_EQUAL GREATER GREATER_EQUAL SPLIT FILL ZEROS_LIKE RANK MATRIX_DIAG SELECT SELECT_V2 SCATTER_ND "
-        "SHAPE",
+        "float32": "EQUAL NOT_EQUAL LESS LESS_EQUAL GREATER GREATER_EQUAL SPLIT FILL ZEROS_LIKE RANK MATRIX_DIAG SELECT SELECT_V2 "
+        "SCATTER_ND SHAPE",
         "int32": _MOVED + _WHOLE + "SQUARED_DIFFERENCE DIV POW FLOOR_DIV ABS SIGN UNPACK BROADCAST_ARGS ARG_MAX ARG_MIN "
         "RESIZE_NEAREST_NEIGHBOR",
         "int64": _MOVED + _WHOLE,
