@@ -385,16 +385,37 @@ def float_rows(registry: Mapping[str, Op], flavour: str) -> Iterator[Row]:
                 yield Row(op, (ins, outs), flavour, case, number, 0)
 
 
+def number_rows(registry: Mapping[str, Op]) -> Iterator[Row]:
+    """One case of every op on numbers without quantization, for each type that LiteRT runs it on (flavour: the only one,
+    or "reference" for all)."""
+    found = [(kind, name, "reference") for kind, names in domains.NUMBERS.items() for name in names]
+    for kind, name, flavour in (*found, *(("float16", name, "xnnpack") for name in domains.HALF_IN_XNNPACK)):
+        op, case = registry[name], registry[name].cases[0]
+        lead = next((p for p in range(len(case.inputs)) if p not in case.values and case.inputs[p] is not None), 0)
+        given = case.types.get(lead) == "bool"  # a condition
+        ins = tuple(kind if p == lead and not given else _float_type(case, p, kind) for p in range(len(case.inputs)))
+        outs = tuple(_number_output(op, k, kind) for k in range(case.outputs))
+        yield Row(op, (ins, outs), flavour, case, 0, 0)
+
+
+def _number_output(op: Op, position: int, kind: str) -> str:
+    """The type itself, or what kernels for it (else for 8-bit codes) give in its place: bool, indices."""
+    rows = [k for t in (kind, "int8") for k in op.kernels if t in _choices(_pattern(k.inputs, 0))]
+    kinds = _choices(_pattern(rows[0].outputs, position)) if rows else (kind,)
+    return kind if {"int8", "float32", kind} & set(kinds) else kinds[0]
+
+
 def _float_output(op: Op, position: int) -> str:
     """Type of an output of an op on float32: float32, but for indices."""
     kinds = {_choices(_pattern(k.outputs, position))[0] for k in op.kernels if "float32" in _choices(_pattern(k.inputs, 0))}
-    return domains.RESULTS.get(op.name, min(kinds) if kinds and kinds <= {"int32", "int64"} else "float32")
+    whole = min(kinds) if kinds and kinds <= {"int16", "int32", "int64"} else "float32"
+    return domains.RESULTS.get(op.name, "int32" if "int32" in kinds and whole != "float32" else whole)
 
 
-def _float_type(case: Case, position: int) -> str:
+def _float_type(case: Case, position: int, kind: str = "float32") -> str:
     if case.inputs[position] is None and position not in case.values:
         return ""
-    return case.types.get(position, "int32" if position in case.values else "float32")
+    return case.types.get(position, "int32" if position in case.values else kind)
 
 
 def float_trial(row: Row, draw: int) -> Trial:
@@ -414,10 +435,10 @@ def float_trial(row: Row, draw: int) -> Trial:
         shape = case.inputs[p]
         spread = 1 / np.sqrt(np.prod(shape) / shape[rule.weight_axis]) if p == rule.weights else 2  # type: ignore
         x = (spread * rng.normal(size=(SAMPLES, *shape))).astype(np.float32)  # type: ignore[misc]
-        x = domains.above_zero(row.op.name, x)
+        x = domains.above_zero(row.op.name, x).astype("float16" if kind == "float16" else "float32")
         if kind == "complex64":
             x = x + 1j * x[::-1]
-        elif kind != "float32":
+        elif kind not in ("float32", "float16"):
             x = domains.defined(row.op.name, row.flavour, kind, _values(kind, shape, "random", rng, None, ()))  # type: ignore[arg-type]
         tensors.append(Tensor(len(tensors), f"x{p}", shape, kind, None, x[0] if p in constant else None))  # type: ignore[arg-type]
         if p not in constant:

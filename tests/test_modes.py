@@ -17,6 +17,7 @@ import sharing
 from qsim.errors import Unsupported
 from qsim.function import build
 from qsim.graph import Graph, Model, Node, Options, QParams, Tensor
+from qsim.op import FLAVOURS
 from qsim.ops import REGISTRY
 from qsim.writer import to_bytes
 
@@ -42,7 +43,7 @@ def ids(rows):
 DEFECTS = {("LOCAL_RESPONSE_NORMALIZATION", "reference"): "the reference kernel leaves out the last channel of the neighbourhood"}
 
 
-@pytest.mark.parametrize("flavour", ["xnnpack", "reference"])
+@pytest.mark.parametrize("flavour", FLAVOURS)
 @pytest.mark.parametrize("row", ids(generate.float_rows(REGISTRY, "xnnpack")))
 def test_float_mode_is_close_to_litert(row, flavour, oracle, request):
     """Within 1e-6 of the largest value (at least 2: sums are larger than what a clamp leaves of them)."""
@@ -54,6 +55,22 @@ def test_float_mode_is_close_to_litert(row, flavour, oracle, request):
     for t, mine in zip(trial.model.graph.outputs, build(trial.model, "float").batch(*trial.inputs), strict=True):
         assert (mine.shape, mine.dtype) == (theirs[t].shape, theirs[t].dtype)
         assert np.abs(mine - theirs[t]).max() <= 1e-6 * max(2.0, np.abs(theirs[t]).max())
+
+
+@pytest.mark.parametrize("row", ids(generate.number_rows(REGISTRY)))
+def test_numbers_of_other_types_are_as_litert_has_them(row, oracle):
+    """float16 within 4e-3 of the largest value (XNNPACK computes some ops in it); whole numbers and bool equal, in every flavour."""
+    trial = generate.float_trial(row, 0)
+    data, ours = to_bytes(trial.model), build(trial.model, "float").batch(*trial.inputs)
+    for flavour in FLAVOURS if row.flavour == "reference" else (row.flavour,):
+        theirs = oracle.run(data, trial.inputs, flavour)
+        for t, mine in zip(trial.model.graph.outputs, ours, strict=True):
+            assert (mine.shape, mine.dtype) == (theirs[t].shape, theirs[t].dtype), flavour
+            if mine.dtype != np.float16:
+                assert np.array_equal(mine, theirs[t]), flavour
+            else:
+                apart = np.abs(mine.astype(np.float32) - theirs[t].astype(np.float32))
+                assert apart.max() <= 4e-3 * max(1.0, np.abs(theirs[t].astype(np.float32)).max()), flavour
 
 
 # fake ----------------------------------------------------------------

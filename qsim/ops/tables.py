@@ -232,7 +232,7 @@ def _real_gelu(options: Options, x: Any) -> Any:
 
 def _real_log(options: Options, x: Any) -> Any:
     """log(x), and the lowest float where x <= 0: what becomes the lowest code."""
-    limits = np.finfo(np.float32)
+    limits = jnp.finfo(x.dtype)
     return jnp.where(x > 0, jnp.log(jnp.maximum(x, limits.tiny)), limits.min)
 
 
@@ -261,7 +261,7 @@ OPS = (
     ),
     Op(
         "ELU",
-        lambda options, x: jnp.where(x > 0, x, jnp.expm1(jnp.minimum(x, np.float32(0)))),
+        lambda options, x: jnp.where(x > 0, x, jnp.expm1(jnp.minimum(x, np.zeros((), x.dtype)))),
         Rule(versions={"float32": 1, "int8": 1}),
         each(("int8",), _T, _T, _plan_8({"reference": _elu}), run_table, ("xnnpack", "builtin")),
         UNARY,

@@ -125,11 +125,12 @@ def _run_negated(options: Options, static: tuple, leaves: Leaves, x: jax.Array) 
     return -x
 
 
-def _where_positive(function: Callable[[Any], Any], otherwise: float) -> Callable[..., Any]:
-    """The function where x > 0, a constant elsewhere: values and gradients stay finite."""
+def _where_positive(function: Callable[[Any], Any], highest: bool = False) -> Callable[..., Any]:
+    """The function where x > 0, elsewhere 0 or the highest number: values and gradients stay finite."""
 
     def real(options: Options, x: Any) -> Any:
-        return jnp.where(x > 0, function(jnp.where(x > 0, x, np.asarray(1, x.dtype))), np.asarray(otherwise, x.dtype))
+        otherwise = np.asarray(jnp.finfo(x.dtype).max if highest else 0, x.dtype)
+        return jnp.where(x > 0, function(jnp.where(x > 0, x, np.asarray(1, x.dtype))), otherwise)
 
     return real
 
@@ -157,14 +158,14 @@ OPS = (
     ),
     Op(
         "SQRT",
-        _where_positive(jnp.sqrt, 0.0),
+        _where_positive(jnp.sqrt),
         Rule(keep_float=True),
         each(("int8", "int16"), _T, _T, _plan_codes(_sqrt, "float32 root, truncated, as a table"), _run_table),
         UNARY,
     ),
     Op(
         "RSQRT",
-        _where_positive(jax.lax.rsqrt, float(np.finfo(np.float32).max)),
+        _where_positive(jax.lax.rsqrt, highest=True),
         Rule(keep_float=True),
         (
             *each(("int8",), _T, _T, _plan_codes(_rsqrt, "fixed-point root, as a table"), _run_table),
