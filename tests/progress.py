@@ -135,7 +135,7 @@ def results(found: Iterable[Mapping[str, Any]], sources: Mapping[str, str]) -> d
 
 def write(found: Mapping[str, Any], path: Path = RESULTS) -> None:
     """One line a row, so that changes are easy to read."""
-    head = json.dumps({k: v for k, v in found.items() if k != "rows"}, indent=1).rstrip("}\n")
+    head = json.dumps({k: v for k, v in found.items() if k != "rows"}, indent=1)[:-2]
     rows = ",\n".join("  " + json.dumps(r) for r in found["rows"])
     path.write_text(f'{head},\n "rows": [\n{rows}\n ]\n}}\n', encoding="utf-8")
 
