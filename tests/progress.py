@@ -21,7 +21,7 @@ from qsim.litert import cpu_class
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "experiments" / "results" / "conformance.json"
-EXECUTOR = ("qsim.function", "qsim.hoist")  # they run every kernel
+EXECUTOR = ("qsim.function", "qsim.program")  # they run every kernel
 COUNTS = ("draws", "elements", "differing")
 
 
