@@ -14,6 +14,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import progress
 
+from qsim import control, state
 from qsim.op import FLAVOURS, Kernel, Op
 from qsim.ops import REGISTRY
 
@@ -23,12 +24,13 @@ Counts = Mapping[tuple[str, str, str], tuple[int, int, str]]  # (op, flavour, ki
 
 
 def table(found: Mapping[str, Any] | None = None) -> str:
-    """One line an op: whether it has a real function, and by flavour the types of its integer kernels with the models compared."""
+    """One line an op: whether it has a real function, and the types of its integer kernels with the models compared in each flavour."""
     found = progress.load() if found is None else found
     counts = _counts(found["rows"])
-    heads = ("op", "float, fake", *(f"integer, {f}" for f in FLAVOURS))
-    lines = [_line(heads), _line("---" for _ in heads)]
-    lines += [_line((f"`{op.name}`", "yes", *(_types(op, f, counts) for f in FLAVOURS))) for _, op in sorted(REGISTRY.items())]
+    cells = {op.name: _types(op, counts) for op in REGISTRY.values()}
+    cells |= dict.fromkeys(control.OPS, "what the graphs it runs do") | dict.fromkeys(state.OPS, "any")
+    lines = [_line(("op", "float, fake", "integer")), _line("---" for _ in range(3))]
+    lines += [_line((f"`{name}`", "yes", types)) for name, types in sorted(cells.items())]
     return "\n".join([*lines, "", *_notes(found)]) + "\n"
 
 
@@ -37,8 +39,9 @@ def _notes(found: Mapping[str, Any]) -> Iterable[str]:
     yield f"Integer kernels measured on: {'; '.join(measured)}."
     if found["rows"]:
         yield (
-            f"A number: generated models compared with {found['runtime']} on {found['cpu']}, {found['draws']:,} in all; "
-            f"{found['differing']:,} of {found['elements']:,} elements differ. \\-: not measured."
+            f"Numbers: generated models compared with {found['runtime']} on {found['cpu']} in the flavours {', '.join(FLAVOURS)}, "
+            f"{found['draws']:,} in all; {found['differing']:,} of {found['elements']:,} elements differ. -: not measured, "
+            "no: a flavour without this kernel, †: a defect of LiteRT."
         )
         yield from (f"†: {r}." for r in sorted({f"{r['op']}: {r['defect']}" for r in found["rows"] if "defect" in r}))
 
@@ -66,19 +69,24 @@ def _line(cells) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _types(op: Op, flavour: str, counts: Counts) -> str:
+def _types(op: Op, counts: Counts) -> str:
     if not op.kernels:
         return "on shapes only" if op.host else ""
-    kinds = dict.fromkeys(_kind(op, k) for k in op.kernels if flavour in k.flavours)
-    return ", ".join(f"{kind}{_measured(counts, (op.name, flavour, kind))}" for kind in kinds)
+    kinds: dict[str, set[str]] = {}
+    for k in op.kernels:
+        kinds.setdefault(_kind(op, k), set()).update(k.flavours)
+    return ", ".join(kind + _measured(op.name, kind, flavours, counts) for kind, flavours in kinds.items())
 
 
-def _measured(counts: Counts, key: tuple[str, str, str]) -> str:
+def _measured(op: str, kind: str, flavours: set[str], counts: Counts) -> str:
+    """Models compared, by flavour; without counts, the flavours where they are not all."""
     if not counts:
-        return ""
-    draws, differing, defect = counts.get(key, (0, 0, ""))
-    number = f" {draws}" if draws else "" if defect else " \\-"
-    return number + (" †" if defect else "") + (f" ({differing} differ)" if differing else "")
+        return "" if flavours == set(FLAVOURS) else f" ({', '.join(f for f in FLAVOURS if f in flavours)})"
+    return " " + "/".join(_count(*counts.get((op, f, kind), (0, 0, ""))) if f in flavours else "no" for f in FLAVOURS)
+
+
+def _count(draws: int, differing: int, defect: str) -> str:
+    return (str(draws) if draws else "" if defect else "-") + ("†" if defect else "") + (f" ({differing} differ)" if differing else "")
 
 
 def _kind(op: Op, kernel: Kernel) -> str:
@@ -86,6 +94,8 @@ def _kind(op: Op, kernel: Kernel) -> str:
     data = op.rule.data[0] if op.rule.data and not isinstance(op.rule.data, str) else 0
     x, y = kernel.inputs[min(data, len(kernel.inputs) - 1)].rstrip("*?"), kernel.outputs[0].rstrip("*?")
     w = kernel.inputs[op.rule.weights].rstrip("*?") if op.rule.weights is not None and op.rule.weights < len(kernel.inputs) else x
+    if x == "float32" and w == x:  # by weights of few bits, wherever they stand
+        w = next((i.rstrip("*?") for i in kernel.inputs if i.rstrip("*?") in ("int8", "int4", "int2")), x)
     if w != x:
         return f"{x} x {w}"
     return (x if x == y else f"{x} to {y}").replace("|", " or ")
