@@ -14,7 +14,7 @@ from .errors import OracleFailed, QsimError, Unsupported
 from .graph import Model, Tensor
 from .isolate import alone
 from .litert import Oracle, cpu_class
-from .op import FLAVOURS
+from .op import FLAVOURS, site
 from .state import initial
 from .types import TYPES, code_range
 
@@ -176,7 +176,8 @@ def _judged(
     per_op, whole = judge.tallies()
     wrong = next((t for t in per_op if t.differing), None)
     if wrong is not None:
-        return Outcome("differs", f"op {wrong.op} {wrong.kind} alone, on LiteRT's own inputs, gives other values", per_op, whole)
+        cause = f"op {wrong.op} {wrong.kind} alone, on LiteRT's own inputs, gives other values{_known_defect(model, wrong.op, flavour)}"
+        return Outcome("differs", cause, per_op, whole)
     carried = next((t for t in whole if t.differing), None)
     if carried is not None:
         why = BEHIND_REALS if any(t.worst for t in whole if t.op < carried.op) else "compiled together, ops give other values than alone"
@@ -184,6 +185,16 @@ def _judged(
             "differs", f"every op is right on LiteRT's own inputs, but in the graph op {carried.op} {carried.kind}: {why}", per_op, whole
         )
     return Outcome("exact", "", per_op, whole)
+
+
+def _known_defect(model: Model, index: int, flavour: str) -> str:
+    """What is known to be wrong with LiteRT's kernel of an op, to be appended to a cause."""
+    from .ops import REGISTRY
+
+    where, record = site(model.graph, model.graph.nodes[index]), REGISTRY.get(model.graph.nodes[index].op)
+    kernels = record.kernels if record is not None else ()
+    found = next((k.defects.get(flavour) for k in kernels if k.serves(where.types, flavour)), None)
+    return f"; known of LiteRT: {found}" if found else ""
 
 
 class Judge:

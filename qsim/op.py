@@ -132,7 +132,8 @@ class Kernel:
     """One integer (or mixed) kernel: the tensor types and flavours it serves, where that was measured, plan and run.
 
     `inputs`, `outputs`: type patterns, one an operand: "int8", "int8|uint8", "int32?" (may be absent), and a last "int8*" for any
-    number. "any" matches every type.
+    number. "any" matches every type. `defects`: flavours whose kernel of LiteRT is wrong or undefined, and how: `run` gives what the
+    kernel is meant to compute.
     """
 
     inputs: tuple[str, ...]
@@ -141,6 +142,7 @@ class Kernel:
     plan: Callable[[Site, str], Plan]
     run: Callable[..., Any]
     measured: Measured = Measured()
+    defects: Mapping[str, str] = field(default_factory=dict)
 
     def serves(self, types: tuple[tuple[str, ...], tuple[str, ...]], flavour: str) -> bool:
         return flavour in self.flavours and _matches(self.inputs, types[0]) and _matches(self.outputs, types[1])

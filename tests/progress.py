@@ -91,6 +91,12 @@ class Work:
         found = self.rows.get(str(row))
         return found if found is not None and found["sources"] == fingerprint(family(row)) else None
 
+    def beside(self, rows: Iterable[Any]) -> list[dict[str, Any]]:
+        """What is known beside these rows, measured with these sources: of ops that have generators of their own."""
+        known, families = set(map(str, rows)), _families()
+        found = (f for name, f in self.rows.items() if name not in known and f["op"] in families)
+        return [f for f in found if f["sources"] == fingerprint(families[f["op"]])]
+
     def done(self, row: Any, draws: int) -> bool:
         found = self.of(row)
         return found is not None and found["draws"] >= draws and (not found["differing"] or bool(found["defect"]))
@@ -188,10 +194,11 @@ class Recorder:
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         rows = self._rows()
         found = [f for r in rows if (f := self.work.of(r)) is not None]
+        others = self.work.beside(rows)
         if len(found) < len(rows):
             terminalreporter.write_line(f"conformance: {len(found):,} of {len(rows):,} rows have run; the same command goes on from here")
             return
-        summed = results(found, {f: fingerprint(f) for f in sorted(set(map(family, rows)))})
+        summed = results([*found, *others], {f: fingerprint(f) for f in sorted(set(map(family, rows)))})
         write(summed)
         terminalreporter.write_line(shown(table(summed)))
         terminalreporter.write_line(f"written: {RESULTS.relative_to(ROOT)}")

@@ -6,6 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import generate
 import numpy as np
 import pytest
 import small
@@ -14,6 +15,7 @@ import qsim
 from qsim import certificate
 from qsim.errors import OracleFailed
 from qsim.litert import Oracle
+from qsim.ops import REGISTRY
 from qsim_cli import main
 
 DIGITS = Path(__file__).parent.parent / "experiments" / "demo" / "digits_int8.tflite"
@@ -110,3 +112,10 @@ def test_the_command(oracle, tmp_path, capsys):
 def test_a_float_model_is_compared_within_the_tolerance_of_reals(oracle):
     found = certificate.certify(small.float_net(), samples=3, flavours=["xnnpack"])
     assert found.exact and {t.type for t in found.flavours["xnnpack"].whole} == {"float32"}
+
+
+def test_a_known_defect_of_litert_is_named_as_the_cause(oracle):
+    row = next(r for r in generate.rows(REGISTRY, variants=1) if (r.op.name, r.types[0][0], r.flavour) == ("SUM", "int8", "reference"))
+    found = certificate.certify(generate.trial(row, 0).model, samples=4, flavours=["reference", "builtin"])
+    assert found.flavours["reference"].status == "differs" and "known of LiteRT: it reads int8" in found.flavours["reference"].cause
+    assert found.flavours["builtin"].status == "exact"

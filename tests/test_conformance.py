@@ -14,16 +14,12 @@ from qsim.ops import REGISTRY
 from qsim.reader import read
 from qsim.writer import to_bytes
 
-# Where LiteRT itself is wrong or undefined: (op, flavour, types of inputs) -> reason. Each must fail, or leave the table.
-DEFECTS: dict[tuple, str] = {
-    ("SUM", "reference", (t, "int32")): f"the reference SUM reads {t} and writes its result as uint8" for t in ("int8", "int16")
-}
-
 ROWS = sorted(generate.rows(REGISTRY), key=structure)  # the flavours of one structure together
 
 
 def defect(row: generate.Row) -> str:
-    return DEFECTS.get((row.op.name, row.flavour, row.types[0]), "")
+    """Why LiteRT itself is wrong or undefined there: such a row must differ."""
+    return row.kernel.defects.get(row.flavour, "")
 
 
 def _marked(row: generate.Row):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+import progress
 import pytest
 import recurrent
+from generate import Types
 
 from qsim.errors import Unsupported
-from qsim.op import FLAVOURS, site
+from qsim.op import FLAVOURS, Op, site
 from qsim.ops import REGISTRY
 from qsim.reader import read
 from qsim.writer import to_bytes
@@ -56,13 +58,34 @@ class Same:
         return [np.asarray(y) for y in fn.sequence(*xs)]
 
 
-def compare(request, oracle, record_property, draw_one):
-    same = Same(oracle)
-    for draw in range(request.config.getoption("--draws")):
+@dataclass(frozen=True)
+class Row:
+    """What one test compares in one flavour, as `progress` notes it."""
+
+    name: str
+    op: Op
+    flavour: str
+    types: Types = ((), ())
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.flavour}"
+
+
+def compare(request, oracle, record_property, op, draw_one):
+    same, draws = Same(oracle), request.config.getoption("--draws")
+    rows = [Row(request.node.name, REGISTRY[op], f) for f in FLAVOURS]
+    recorder = request.config.pluginmanager.get_plugin("progress")
+    if recorder is not None and all(recorder.work.done(r, draws) for r in rows):
+        return
+    for draw in range(draws):
         model, xs, style = draw_one(draw)
         same(model, xs if isinstance(xs, list) else [xs], f"draw {draw} ({style})")
     record_property("draws", same.draws)
     record_property("elements", same.elements)
+    types = site(model.graph, model.graph.nodes[0]).types
+    counts = {"draws": same.draws, "elements": same.elements // len(FLAVOURS), "differing": 0}
+    for row in rows:
+        record_property("finished", progress.record(replace(row, types=types), counts))
 
 
 def pytest_generate_tests(metafunc):
@@ -73,37 +96,37 @@ def pytest_generate_tests(metafunc):
 
 
 def test_integer_lstm_equals_litert(form, request, oracle, record_property):
-    compare(request, oracle, record_property, lambda draw: recurrent.integer_lstm(form, draw))
+    compare(request, oracle, record_property, "UNIDIRECTIONAL_SEQUENCE_LSTM", lambda draw: recurrent.integer_lstm(form, draw))
 
 
 def test_one_step_of_an_integer_lstm_equals_litert(form, request, oracle, record_property):
-    compare(request, oracle, record_property, lambda draw: recurrent.integer_lstm(form, draw, full=True))
+    compare(request, oracle, record_property, "LSTM", lambda draw: recurrent.integer_lstm(form, draw, full=True))
 
 
 @pytest.mark.parametrize("sizes", [(1, 8, 4), (3, 5, 7), (2, 19, 17)], ids=str)
 def test_basic_integer_lstm_equals_litert(sizes, request, oracle, record_property):
     n, k, cells = sizes
     form = recurrent.Form(n=n, k=k, cells=cells)
-    compare(request, oracle, record_property, lambda draw: recurrent.basic_integer_lstm(form, draw))
+    compare(request, oracle, record_property, "LSTM", lambda draw: recurrent.basic_integer_lstm(form, draw))
 
 
 @pytest.mark.parametrize("sizes", recurrent.FILTERS, ids=str)
 @pytest.mark.parametrize("kind", ["int8", "hybrid"])
 def test_svdf_equals_litert(sizes, kind, request, oracle, record_property):
-    compare(request, oracle, record_property, lambda draw: recurrent.svdf(sizes, draw, kind=kind))
+    compare(request, oracle, record_property, "SVDF", lambda draw: recurrent.svdf(sizes, draw, kind=kind))
 
 
 @pytest.mark.parametrize("op", ["RNN", "UNIDIRECTIONAL_SEQUENCE_RNN", "BIDIRECTIONAL_SEQUENCE_RNN"])
 @pytest.mark.parametrize("sizes", recurrent.forms()[:8:2] + recurrent.forms()[9:12:2], ids=str)
 def test_hybrid_rnn_equals_litert(op, sizes, request, oracle, record_property):
-    compare(request, oracle, record_property, lambda draw: recurrent.rnn(op, sizes, draw, hybrid=True))
+    compare(request, oracle, record_property, op, lambda draw: recurrent.rnn(op, sizes, draw, hybrid=True))
 
 
 @pytest.mark.parametrize("op", ["UNIDIRECTIONAL_SEQUENCE_LSTM", "LSTM", "BIDIRECTIONAL_SEQUENCE_LSTM"])
 def test_hybrid_lstm_equals_litert(op, form, request, oracle, record_property):
     make = {"LSTM": recurrent.full_lstm, "UNIDIRECTIONAL_SEQUENCE_LSTM": recurrent.float_lstm}.get(op, recurrent.both_ways_lstm)
     form = replace(form, norm=form.norm and not op.startswith("BI"))
-    compare(request, oracle, record_property, lambda draw: make(form, draw, hybrid=True))
+    compare(request, oracle, record_property, op, lambda draw: make(form, draw, hybrid=True))
 
 
 FLOAT = {

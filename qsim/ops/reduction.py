@@ -252,6 +252,7 @@ _CASES = (
 )
 _8 = ("int8", "uint8")
 _QUANTIZED = (*_8, "int16")
+_SUM_DEFECT = {"reference": "it reads int8 and int16 and writes its result as uint8"}
 _T = ("T", "int32"), ("T",)
 
 
@@ -277,7 +278,11 @@ OPS = (
         "SUM",
         _real_sum,
         Rule(static=(1,)),
-        (*each(_QUANTIZED, *_T, _plan_sum, _run_sum), *each(("int32", "int64"), *_T, _plan_raw, _raw(_real_sum))),
+        (
+            *each(("uint8",), *_T, _plan_sum, _run_sum),
+            *(replace(k, defects=_SUM_DEFECT) for k in each(("int8", "int16"), *_T, _plan_sum, _run_sum)),
+            *each(("int32", "int64"), *_T, _plan_raw, _raw(_real_sum)),
+        ),
         _CASES,
         host=True,
     ),
