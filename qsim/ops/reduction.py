@@ -279,8 +279,7 @@ OPS = (
         _real_sum,
         Rule(static=(1,)),
         (
-            *each(("uint8",), *_T, _plan_sum, _run_sum),
-            *(replace(k, defects=_SUM_DEFECT) for k in each(("int8", "int16"), *_T, _plan_sum, _run_sum)),
+            *(k if k.inputs[0] == "uint8" else replace(k, defects=_SUM_DEFECT) for k in each(_QUANTIZED, *_T, _plan_sum, _run_sum)),
             *each(("int32", "int64"), *_T, _plan_raw, _raw(_real_sum)),
         ),
         _CASES,
