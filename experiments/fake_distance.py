@@ -65,8 +65,14 @@ IGNORED = ("fused_activation_function", "TANH")  # LiteRT's integer kernels take
 
 def rows(variants: int = 2) -> list[generate.Row]:
     """The rows to measure, those of one structure together."""
-    found = (r for r in generate.rows(REGISTRY, variants) if r.flavour in FLAVOURS and set(r.types[1]) & set(STORED))
+    found = (r for r in generate.rows(REGISTRY, variants) if r.flavour in FLAVOURS and _stored(r))
     return sorted((r for r in found if r.op.name not in WITHOUT and _compared(r)), key=structure)
+
+
+def _stored(row: generate.Row) -> bool:
+    """Some output has a scale."""
+    indices = domains.INDEX_OUTPUTS.get(row.op.name, ())
+    return any(t in STORED for k, t in enumerate(row.types[1]) if k not in indices)
 
 
 def _compared(row: generate.Row) -> bool:

@@ -67,7 +67,7 @@ class OpPlan:
             "op": self.op,
             "inputs": [vars(o) for o in self.inputs],
             "outputs": [vars(o) for o in self.outputs],
-            "options": dict(self.options),
+            "options": {k: v.hex() if isinstance(v, bytes) else v for k, v in self.options.items()},
             "rule": self.rule,
             "static": _plain(self.static),
             "leaves": {k: np.asarray(v).tolist() for k, v in self.leaves.items()},

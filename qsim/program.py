@@ -254,9 +254,9 @@ def _fake_qparams(graph: Graph, constants: Mapping[int, Any], steps: Sequence[St
 
 
 def _carried(q: QParams) -> QParams:
-    return QParams(
-        np.asarray(q.scale, np.float32), np.asarray(q.zero_point).astype(np.int32), np.int32(q.low), np.int32(q.high), q.axis
-    )  # fmt: skip
+    """In 32 bits; of one scale the axis says nothing."""
+    scale, zero = np.asarray(q.scale, np.float32), np.asarray(q.zero_point).astype(np.int32)
+    return QParams(scale, zero, np.int32(q.low), np.int32(q.high), q.axis if q.per_channel else 0)
 
 
 def host_values(graph: Graph, flavour: str = "reference") -> dict[int, np.ndarray]:

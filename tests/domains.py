@@ -14,7 +14,6 @@ import numpy as np
 from qsim.types import TYPES, code_range
 
 STYLES = ("random", "ties", "saturated", "edge")
-QUANTIZED = ("int8", "uint8", "int16", "int4")
 ALSO_QUANTIZED = {"QUANTIZE": ("int32",)}  # further types that carry real values in an op
 QUANTIZED = ("int8", "uint8", "int16", "int4", "int2")
 Rng = np.random.Generator
@@ -103,21 +102,10 @@ FIXED_OPTIONS: Mapping[str, tuple[str, ...]] = {
 RESCALES = (("CONCATENATION", "uint8"),)  # kernels that take inputs of other scales, though the rule ties them for quantizing
 CENTERED = ("EMBEDDING_LOOKUP",)  # zero points are 0
 WEIGHTS: Mapping[str, int] = {"BATCH_MATMUL": 1}  # operands that are weights where they are constant, and must be for float data
-REAL_TOO = (
-    "DIV",
-    "HARD_SWISH",
-    "SQUARED_DIFFERENCE",
-    "SQRT",
-    "RSQRT",
-    "NEG",
-    "POW",
-    "FLOOR_DIV",
-    "FLOOR_MOD",
-    "REDUCE_PROD",
-)  # never quantized, but float models have them
-NO_REFERENCE = ("ELU", "CEIL", "ROUND")  # ops the reference resolver does not know
+INDEX_OUTPUTS: Mapping[str, tuple[int, ...]] = {"TOPK_V2": (1,)}  # outputs without parameters, whatever their type
 RESULTS = {"RFFT2D": "complex64"}  # types of results of float data that are not float32
 REAL_TOO = frozenset(
+    "NEG POW FLOOR_DIV FLOOR_MOD REDUCE_PROD "
     "DIV HARD_SWISH SQUARED_DIFFERENCE SQRT RSQRT RFFT2D COMPLEX_ABS REAL IMAG SEGMENT_SUM UNSORTED_SEGMENT_SUM UNSORTED_SEGMENT_PROD "
     "UNSORTED_SEGMENT_MAX UNSORTED_SEGMENT_MIN BUCKETIZE ADD_N ATAN2 STABLEHLO_ADD STABLEHLO_MULTIPLY STABLEHLO_MAXIMUM STABLEHLO_MINIMUM "
     "STABLEHLO_PAD STABLEHLO_GATHER DILATE REDUCE_WINDOW CUSTOM:AudioSpectrogram CUSTOM:Mfcc".split()
@@ -273,11 +261,9 @@ def parameters(op: str, domain: Domain, style: str, rng: Rng, inputs: Mapping[in
         domain.kind
     ]
     scales = find(domain, style, rng, s_y if domain.kind != "input" else f32(1), len(inputs))
-    wide = op == "QUANTIZE" and len({*inputs.values(), *outputs}) > 1
-    centred = op in CENTERED or (op in WEIGHTS and inputs.get(0) != "int8")
-    zeros = {p: 0 if centred else zero_point(rng, t, wide) for p, t in inputs.items()}
     wide = [t for t in {*inputs.values(), *outputs} if t == "int4" or (op == "QUANTIZE" and len({*inputs.values(), *outputs}) > 1)]
-    zeros = {p: 0 if op in CENTERED else zero_point(rng, t, t in wide) for p, t in inputs.items()}
+    centred = op in CENTERED or (op in WEIGHTS and inputs.get(0) != "int8")
+    zeros = {p: 0 if centred else zero_point(rng, t, t in wide) for p, t in inputs.items()}
     if domain.kind == "tied":
         shared = next(iter(zeros.values()), 0)
         return Parameters({p: (s_y, shared) for p in inputs}, tuple((s_y, shared) for _ in outputs))

@@ -262,12 +262,12 @@ def _plain(row: Row, style: str, rng: np.random.Generator) -> _Drawn:
     depth = (case.inputs[0] or (1,))[-1]
     tied = op.rule.tied and (op.name, ins[0]) not in domains.RESCALES
     domain = domains.domain(op.name, row.flavour, depth, tied=tied, kind=_lead_type(row))
-    quantized_outs = tuple(t for t in outs if domains.carries_reals(op.name, t))
+    carried = [domains.carries_reals(op.name, t) and k not in domains.INDEX_OUTPUTS.get(op.name, ()) for k, t in enumerate(outs)]
+    quantized_outs = tuple(itertools.compress(outs, carried))
     drawn = domains.parameters(op.name, domain, style, rng, {p: ins[p] for p in carrying}, quantized_outs)
     free = op.name in domains.FREE_OUTPUT and "int16" not in outs and rng.random() < 0.25
     fixed = [None if free else domains.FIXED_OUTPUT.get((op.name, ins[0], t), op.rule.fixed.get(t)) for t in outs]
     pairs = iter(drawn.outputs)
-    carried = [domains.carries_reals(op.name, t) for t in outs]
     out_q = tuple(_qparams(*(f or next(pairs)), t) if c else None for t, f, c in zip(outs, fixed, carried, strict=True))
     slots, data = [], {}
     for p in range(len(ins)):

@@ -147,7 +147,9 @@ def with_table(name: str) -> Record:
     if union == "QuantizationDetails":
         tensors[7]["quantization"] = Record("QuantizationParameters", {"details": Record(name), "details_type": tag})
     elif union == "SparseIndexVector":
-        tensors[6]["sparsity"]["dim_metadata"][1].update(array_indices=Record(name), array_indices_type=tag)
+        dtype = {"Int32Vector": "<i4", "Uint16Vector": "<u2", "Uint8Vector": "u1"}[name]
+        indices = Record(name, {"values": np.array([1, 0], dtype)})
+        tensors[6]["sparsity"]["dim_metadata"][1].update(array_indices=indices, array_indices_type=tag)
     elif union:
         operators[1] |= operator(1, (3, -1), (10,), name)
     return root

@@ -93,7 +93,15 @@ def test_what_does_not_exist_is_refused(arguments):
 # every kernel ---------------------------------------------------------
 
 
-COPYING = ("raw copy", "stored number", "the stored number", "exact", "number kept", "largest code")  # rules without numbers of their own
+COPYING = (
+    "raw copy",
+    "stored number",
+    "the stored number",
+    "exact",
+    "number kept",
+    "largest code",
+    "sums of codes as they are",
+)  # rules without numbers of their own
 EXPLAINED = [r for r in generate.rows(REGISTRY, variants=1) if r.number == 0]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..errors import Unsupported
 from ..graph import Options
 from ..op import Case, Op, Rule, namespace
 from .common import align, same_type
@@ -13,28 +14,36 @@ NARROW = ("int8", "uint8", "int16", "int32")
 ONCE = {"float32": 1}
 
 
+def _integers(name: str, a: Any, b: Any) -> tuple[Any, Any]:
+    """Two operands of one type. *Raises*: Unsupported for reals."""
+    a, b = same_type(a, b)
+    if a.dtype.kind == "f":
+        raise Unsupported(f"{name} is about the bits of stored numbers", hint="Integer mode runs it")
+    return a, b
+
+
 def _right_shift(options: Options, a: Any, b: Any) -> Any:
     """a >> b, the sign kept; b held in 0..bits - 1. *Restates*: RIGHT_SHIFT of LiteRT."""
-    a, b = align(*same_type(a, b))
+    a, b = align(*_integers("RIGHT_SHIFT", a, b))
     ns, most = namespace(a, b), a.dtype.type(8 * a.dtype.itemsize - 1)
     return a >> ns.clip(b, a.dtype.type(0), most)
 
 
 def _xor(options: Options, a: Any, b: Any) -> Any:
     """Bits that differ. *Restates*: BITWISE_XOR of LiteRT."""
-    a, b = align(*same_type(a, b))
+    a, b = align(*_integers("BITWISE_XOR", a, b))
     return a ^ b
 
 
 def _shift_left(options: Options, a: Any, b: Any) -> Any:
     """a << b. *Domain*: b in 0..bits - 1 (LiteRT's result is undefined for others). *Restates*: STABLEHLO_SHIFT_LEFT of LiteRT."""
-    a, b = same_type(a, b)
+    a, b = _integers("STABLEHLO_SHIFT_LEFT", a, b)
     return a << b
 
 
 def _and(options: Options, a: Any, b: Any) -> Any:
     """Bits of both. *Restates*: STABLEHLO_AND of LiteRT."""
-    a, b = same_type(a, b)
+    a, b = _integers("STABLEHLO_AND", a, b)
     return a & b
 
 
