@@ -25,7 +25,7 @@ _counts: Counter[str] = Counter()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--draws", type=int, default=10, help="quantization draws per generated shape")
+    parser.addoption("--draws", type=int, default=6, help="quantization draws per generated shape")
     parser.addoption("--rows", choices=("some", "all"), default="some", help="generated shapes: one per op, types and flavour, or all")
     parser.addoption("--work", help="folder that keeps finished generated rows: go on from there, and write the results file at the end")
 

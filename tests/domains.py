@@ -212,13 +212,11 @@ def defined(op: str, flavour: str, type_name: str, x: np.ndarray, zero: int = 0)
 
 
 def other_options(op: str, options: Mapping, rng: Rng, types: tuple[str, ...] = ()) -> dict:
-    """The same option fields with values drawn from ALTERNATIVES. TANH: not for float data by integer weights, and of
-    FULLY_CONNECTED only int8 takes it (LiteRT refuses others)."""
+    """The same option fields with values drawn from ALTERNATIVES. TANH: not for float data by integer weights, nor for
+    FULLY_CONNECTED (LiteRT refuses both)."""
     free = [k for k in options if k in ALTERNATIVES and k not in FIXED_OPTIONS.get(op, ())]
     drawn = {k: ALTERNATIVES[k][rng.integers(len(ALTERNATIVES[k]))] for k in free}
-    without = (
-        "float32" in types and not {"int8", "int4", "int2"}.isdisjoint(types) or (op == "FULLY_CONNECTED" and types[:2] != ("int8", "int8"))
-    )
+    without = "float32" in types and not {"int8", "int4", "int2"}.isdisjoint(types) or op == "FULLY_CONNECTED"
     if without and drawn.get("fused_activation_function") == "TANH":
         drawn["fused_activation_function"] = "RELU"
     return {**options, **drawn}
