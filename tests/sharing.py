@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import generate
@@ -26,7 +25,7 @@ class Shared:
         if self.structure != structure(row):
             self.structure, self.compiled = structure(row), {}
         fn = model.function(self.mode, row.flavour)
-        code = tuple(map(_code, fn.program.steps))
+        code = fn.program.static
         if code not in self.compiled:
             self.compiled[code] = jax.jit(jax.vmap(fn.apply, in_axes=(None, *[0] * len(inputs))))
         return fn._leave(jax.tree.map(np.asarray, self.compiled[code](fn.params, *inputs)))
@@ -35,12 +34,6 @@ class Shared:
 def structure(row: generate.Row) -> tuple:
     """Rows that are equal in it have the same tensors and options, and differ in their flavour."""
     return row.op.name, row.types, row.number, row.variant
-
-
-def _code(step) -> tuple:
-    """What selects a step's code: of a kernel its run and static plan, of a real function its options."""
-    kernel = step.call.args[0] if isinstance(step.call, functools.partial) else None
-    return step.node.op, kernel, step.static
 
 
 def reals(trial: generate.Trial) -> list[np.ndarray]:
