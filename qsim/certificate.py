@@ -12,6 +12,7 @@ import numpy as np
 from ._version import NUMERICS, __version__
 from .errors import OracleFailed, QsimError, Unsupported
 from .graph import Model, Tensor
+from .inference import sized
 from .isolate import alone
 from .litert import Oracle, cpu_class
 from .op import FLAVOURS, site
@@ -204,6 +205,7 @@ class Judge:
     """
 
     def __init__(self, model: Model, flavour: str, oracle: Oracle, data: bytes, sequence: bool = False, earlier: Sequence[Judge] = ()):
+        model = model.but(graphs=(sized(model.graph), *model.graphs[1:]))
         self.model, self.flavour, self.oracle, self.data, self.sequence = model, flavour, oracle, data, sequence
         self.function = model.function("integer", flavour, taps="all")
         self.ops = {n.index: one.function("integer", flavour) for n in model.graph.nodes if (one := alone(model, n.index)) is not None}

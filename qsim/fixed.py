@@ -238,8 +238,9 @@ def divide(x: jax.Array, by: float) -> jax.Array:
 
 
 def unfused(product: jax.Array) -> jax.Array:
-    """A product, rounded by itself: the maximum keeps XLA from contracting the sum around it to an FMA."""
-    return jnp.maximum(product, np.asarray(-3e38, product.dtype))
+    """A product, rounded by itself: the clamp keeps XLA from contracting the sum around it to an FMA. A bound at one end alone does
+    not keep it from that inside the recurrent kernels."""
+    return clamp(product, np.asarray(-3e38, product.dtype), np.asarray(3e38, product.dtype))
 
 
 def divide_by(x: jax.Array, by: Any) -> jax.Array:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from .control import OPS as CONTROL_OPS
 from .graph import Model
+from .inference import host_values
 from .ops.bodies import BODIES
-from .program import host_values
 from .state import OPS as STATE_OPS
 
 

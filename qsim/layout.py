@@ -73,7 +73,7 @@ def tied(node: Node) -> bool:
 
 def known_values(graph: Graph) -> dict[int, np.ndarray]:
     """float32 tensors whose values need no data: constants, widened float16 constants, and what the graph computes from constants."""
-    from .program import host_values
+    from .inference import host_values
 
     known = {t.index: t.data for t in graph.tensors if t.type == "float32" and t.data is not None}
     for node in graph.nodes:

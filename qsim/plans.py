@@ -130,7 +130,8 @@ def explain(model: Model, op: int | None = None, flavour: str = "xnnpack") -> Ex
     nodes = model.graph.nodes
     if op is not None and not 0 <= op < len(nodes):
         raise BadRecipe(f"no op {op}", expected=f"0 to {len(nodes) - 1}", hint="`qsim inspect` lists the ops")
-    from .program import host_values, resolved
+    from .inference import host_values
+    from .program import resolved
 
     graph = resolved(model, model.graph)
     known = host_values(graph)

@@ -12,9 +12,10 @@ import numpy as np
 
 from . import control
 from .checks.indices import require_inside
-from .checks.scales import details, require_affine
+from .checks.scales import require_affine
 from .errors import QsimError, Unsupported
 from .graph import Graph, Model, Node, QParams, Tensor
+from .inference import host_values, real_options, sized, static_positions, stores_codes
 from .op import Op, Plan, Site, site
 from .ops import REGISTRY
 from .ops.bodies import BODIES, named
@@ -22,7 +23,6 @@ from .ops.unknown import why_missing
 from .snap import dequantize, snap
 from .state import OPS as STATE_OPS
 from .state import handles, variables
-from .types import TYPES
 
 jax.tree_util.register_dataclass(QParams, data_fields=["scale", "zero_point", "low", "high"], meta_fields=["axis"])
 
@@ -161,7 +161,9 @@ def assemble(model: Model, graph: Graph, mode: str, flavour: str) -> tuple[Progr
 
 
 def resolved(model: Model, graph: Graph) -> Graph:
-    """The graph with what needs no data already done: results of DENSIFY as constants, bodies of reductions as options."""
+    """The graph with what needs no data already done: open shapes (`sized`), results of DENSIFY as constants, bodies of reductions
+    as options."""
+    graph = sized(graph)
     values = {n.outputs[0]: graph.tensors[n.inputs[0]].data for n in graph.nodes if n.op == "DENSIFY"}
     values = {t: v for t, v in values.items() if v is not None}
     if not values and not any(n.op in BODIES for n in graph.nodes):
@@ -183,8 +185,8 @@ def _control_step(model: Model, where: Site, mode: str, flavour: str) -> tuple[S
 
 
 def _real_step(op: Op, where: Site, mode: str) -> Step:
-    options = where.node.real_options.but(out_type=where.outputs[0].type) if op.rule.typed else where.node.real_options
-    host = {p: where.values[p] for p in _static_positions(op, where)}
+    options = real_options(op, where)
+    host = {p: where.values[p] for p in static_positions(op, where)}
     static, state = (op.real, options, _shapes(host)), op.rule.states(where.node)
     inner = op.fake(where) if mode == "fake" and op.fake is not None else None
     if inner is not None:
@@ -195,15 +197,14 @@ def _real_step(op: Op, where: Site, mode: str) -> Step:
 def _integer_step(op: Op, where: Site, flavour: str) -> tuple[Step, Plan | None]:
     """A kernel where the node has integer tensors with parameters, else (float nodes, shape arithmetic) the real function."""
     tensors = (*where.inputs, *where.outputs)
-    if not any(t is not None and _stores_codes(t) for t in tensors):
+    if not any(t is not None and stores_codes(t) for t in tensors):
         return _real_step(op, where, "integer"), None
     if any(t is not None and t.raw is not None and "sparsity" in t.raw for t in where.inputs):
         raise Unsupported("sparse weights that no DENSIFY widens", where=where.where, hint="Float and fake mode work")
     kernel = op.kernel(where, flavour)
-    static_positions = _static_positions(op, where)
     plan = kernel.plan(where, flavour)
     options = where.options
-    hidden = {p: None for p in (*static_positions, *op.rule.prepared) if p < len(where.inputs)}
+    hidden = {p: None for p in (*static_positions(op, where), *op.rule.prepared) if p < len(where.inputs)}
     call = functools.partial(_run_kernel, kernel.run, options, plan.static)
     static = (kernel.run, options, plan.static, tuple(hidden))
     return Step(where.node, call, hidden, static, plan.note, op.rule.states(where.node)), plan  # type: ignore[arg-type]
@@ -211,16 +212,6 @@ def _integer_step(op: Op, where: Site, flavour: str) -> tuple[Step, Plan | None]
 
 def _run_kernel(run: Callable[..., Any], options: Any, static: Any, leaves: Any, *inputs: Any) -> Any:
     return run(options, static, leaves, *inputs)
-
-
-def _static_positions(op: Op, where: Site) -> list[int]:
-    """Positions of the inputs that are needed on the host. Raises: Unsupported where such a value is computed from data."""
-    needed = [p for p in op.rule.static if p < len(where.inputs) and where.inputs[p] is not None]
-    for p in needed:
-        if where.values[p] is None:
-            name = where.inputs[p].name  # type: ignore[union-attr]
-            raise Unsupported(f"input {p} ({name!r}) depends on data, but it fixes a shape", where=where.where)
-    return needed
 
 
 def _shapes(host: Mapping[int, Any]) -> tuple:
@@ -238,7 +229,7 @@ def _add_constants(constants: dict[int, Any], step: Step, op: Op, where: Site, m
 def stored_constant(t: Tensor, value: Any, mode: str) -> np.ndarray:
     """A constant as the function carries it: real where it has parameters (not in integer mode), 64-bit integers in 32 bits."""
     value = np.asarray(value)
-    if mode != "integer" and t.is_constant and _stores_codes(t):
+    if mode != "integer" and t.is_constant and stores_codes(t):
         return dequantize(value, t.qparams)  # type: ignore[arg-type]
     if value.dtype in (np.int64, np.uint64):
         if value.size and (value.max() > 2**31 - 1 or value.min() < -(2**31)):
@@ -250,51 +241,10 @@ def stored_constant(t: Tensor, value: Any, mode: str) -> np.ndarray:
 def _fake_qparams(graph: Graph, constants: Mapping[int, Any], steps: Sequence[Step]) -> dict[int, QParams]:
     """Parameters of every tensor to snap: graph inputs, op outputs, values inside ops and the constants in use that have them."""
     defined = [*graph.inputs, *(t for s in steps for t in (*s.node.outputs, *s.inner.values())), *constants]
-    return {t: _carried(q) for t in defined if (q := graph.tensors[t].qparams) is not None and _stores_codes(graph.tensors[t])}
+    return {t: _carried(q) for t in defined if (q := graph.tensors[t].qparams) is not None and stores_codes(graph.tensors[t])}
 
 
 def _carried(q: QParams) -> QParams:
     """In 32 bits; of one scale the axis says nothing."""
     scale, zero = np.asarray(q.scale, np.float32), np.asarray(q.zero_point).astype(np.int32)
     return QParams(scale, zero, np.int32(q.low), np.int32(q.high), q.axis if q.per_channel else 0)
-
-
-def host_values(graph: Graph, flavour: str = "reference") -> dict[int, np.ndarray]:
-    """Values of computed tensors that do not depend on data: shape arithmetic and dequantized constants, evaluated in numpy.
-
-    flavour: whose DEQUANTIZE; they differ in the last bit.
-    """
-    known: dict[int, np.ndarray] = {}
-    for node in graph.nodes:
-        op = REGISTRY.get(node.op)
-        if op is None or not op.host or any(_stores_codes(graph.tensors[t]) for t in node.outputs):
-            continue
-        where = site(graph, node, known)
-        if details(where) is not None:
-            continue
-        if node.op in ("SHAPE", "RANK"):
-            shape = where.inputs[0].shape  # type: ignore[union-attr]
-            known[node.outputs[0]] = np.asarray(shape if node.op == "SHAPE" else len(shape), TYPES[where.outputs[0].type].dtype)
-        elif node.inputs and all(v is not None or t is None for v, t in zip(where.values, where.inputs, strict=True)):
-            whose = flavour if node.op == "DEQUANTIZE" else "reference"
-            ins = [_host_operand(t, v, whose) for t, v in zip(where.inputs, where.values, strict=True)]
-            require_inside(where)
-            out = op.real(node.real_options, *ins)
-            outs = out if isinstance(out, tuple) else (out,)
-            known.update({t: np.asarray(y, TYPES[graph.tensors[t].type].dtype) for t, y in zip(node.outputs, outs, strict=True)})
-    return known
-
-
-def _stores_codes(t: Tensor) -> bool:
-    """A quantized tensor: its value is a kernel's business, not the real function's."""
-    return t.qparams is not None and t.type != "float32"
-
-
-def _host_operand(t: Tensor | None, value: Any, flavour: str) -> Any:
-    if t is None or t.qparams is None or not t.is_constant or not _stores_codes(t):
-        return value
-    if flavour != "reference" and not t.qparams.per_channel:
-        from .ops.convert import dequantize_array
-
-        return dequantize_array(value, t.qparams, t.type, flavour)
-    return dequantize(value, t.qparams)

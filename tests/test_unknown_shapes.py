@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from qsim.certificate import certify
 from qsim.errors import Unsupported
 from qsim.function import build
 from qsim.graph import Graph, Model, Node, Options, Tensor
@@ -77,3 +78,30 @@ def test_bitcast_equals_litert(source, target, shape, flavour, oracle):
     theirs = oracle.run(to_bytes(model), [x], flavour)[1]
     mine = build(read(to_bytes(model)), "integer", flavour).batch(x)[0]
     assert mine.dtype == theirs.dtype and mine.tobytes() == theirs.tobytes()
+
+
+def test_open_shapes_follow_from_the_input(oracle):
+    """A converter's guess of an open size is not LiteRT's: SHAPE -> STRIDED_SLICE -> PACK -> RESHAPE of a (1, 6) into rows of two."""
+    tensors = (
+        Tensor(0, "x", (1, 6), "float32"), Tensor(1, "shape", (2,), "int32"),
+        Tensor(2, "one", (1,), "int32", None, np.array([1], np.int32)),
+        Tensor(3, "two", (1,), "int32", None, np.array([2], np.int32)), Tensor(4, "size", (), "int32"),
+        Tensor(5, "half", (), "int32", None, np.array(2, np.int32)), Tensor(6, "count", (), "int32"), Tensor(7, "wanted", (2,), "int32"),
+        Tensor(8, "rows", (1, 1), "float32", shape_signature=(-1, -1)), Tensor(9, "y", (1, 1), "float32", shape_signature=(-1, -1)),
+    )  # fmt: skip
+    masks = dict.fromkeys(("begin_mask", "end_mask", "ellipsis_mask", "new_axis_mask"), 0) | {"shrink_axis_mask": 1}
+    nodes = (
+        Node(0, "SHAPE", (0,), (1,), Options({"out_type": "INT32"})),
+        Node(1, "STRIDED_SLICE", (1, 2, 3, 2), (4,), Options(masks)),
+        Node(2, "FLOOR_DIV", (4, 5), (6,)),
+        Node(3, "PACK", (6, 5), (7,), Options({"values_count": 2, "axis": 0})),
+        Node(4, "RESHAPE", (0, 7), (8,)),
+        Node(5, "ABS", (8,), (9,)),
+    )
+    model = Model((Graph(tensors, nodes, (0,), (9,)),))
+    x = np.array([[[-1, 2, -3, 4, 5, -6]]], np.float32)
+    theirs = oracle.run(to_bytes(model), [x], "reference")[9]
+    for mode in ("float", "fake", "integer"):
+        mine = build(read(to_bytes(model)), mode).batch(x)[0]
+        assert mine.shape == theirs.shape == (1, 3, 2) and np.array_equal(mine, theirs)
+    assert certify(model, flavours=("reference",), samples=2).exact
