@@ -13,6 +13,7 @@ import numpy as np
 from .errors import BadRange
 
 if TYPE_CHECKING:
+    from .blockwise import Blocks
     from .function import Function
 
 
@@ -102,7 +103,8 @@ def _frozen(value: Any) -> Any:
 class Tensor:
     """A tensor of one graph. `data` is a constant's value (read-only, sub-byte integers unpacked), None for computed tensors.
 
-    `raw` is the file's own record, kept so that writing loses nothing; None for tensors made here.
+    `raw` is the file's own record, kept so that writing loses nothing; None for tensors made here. `blocks`: scales by blocks of
+    columns (`blockwise.Blocks`), of weights that have them in place of `qparams`.
     """
 
     index: int
@@ -115,6 +117,7 @@ class Tensor:
     is_variable: bool = False
     buffer: int = 0
     raw: Mapping[str, Any] | None = None
+    blocks: Blocks | None = None
 
     @property
     def is_constant(self) -> bool:

@@ -88,7 +88,7 @@ def static_positions(op: Op, where: Site) -> list[int]:
 
 def stores_codes(t: Tensor) -> bool:
     """A quantized tensor: its value is a kernel's business, not the real function's."""
-    return t.qparams is not None and t.type != "float32"
+    return (t.qparams is not None or t.blocks is not None) and t.type != "float32"
 
 
 def _host_values(graph: Graph, node: Node, known: Mapping[int, np.ndarray], flavour: str) -> dict[int, np.ndarray]:

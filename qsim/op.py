@@ -82,6 +82,7 @@ class Rule:
     (run receives None there).
     versions: type of the data -> op version to stamp (the lowest that fits, never above the reference resolver's ceiling).
     keep_float: never quantized (its output feeds shapes, it converts, or LiteRT's kernel stops or errs at some parameters or codes).
+    blockwise: its weights may have scales by blocks.
     typed: `real` finds the type of the output as options.out_type.
     state: positions of variable tensors that the op replaces; `real` and `run` return their new values after the outputs. Where they
     depend on the form of the op, a mapping from the number of inputs.
@@ -97,6 +98,7 @@ class Rule:
     prepared: tuple[int, ...] = ()
     versions: Mapping[str, int] = field(default_factory=lambda: {"float32": 1, "int8": 2})
     keep_float: bool = False
+    blockwise: bool = False
     typed: bool = False
     state: tuple[int, ...] | Mapping[int, tuple[int, ...]] = ()
 

@@ -23,6 +23,7 @@ from .ops.unknown import why_missing
 from .snap import dequantize, snap
 from .state import OPS as STATE_OPS
 from .state import handles, variables
+from .types import CODES
 
 jax.tree_util.register_dataclass(QParams, data_fields=["scale", "zero_point", "low", "high"], meta_fields=["axis"])
 
@@ -141,7 +142,7 @@ def assemble(model: Model, graph: Graph, mode: str, flavour: str) -> tuple[Progr
                 raise Unsupported(why_missing(node.op), where=where.where)
             else:
                 require_inside(where)
-                require_affine(where)
+                require_affine(where, op.rule.blockwise)
                 step, plan = _integer_step(op, where, flavour) if mode == "integer" else (_real_step(op, where, mode), None)
         except QsimError as fault:
             faults.append(str(fault))
@@ -195,9 +196,12 @@ def _real_step(op: Op, where: Site, mode: str) -> Step:
 
 
 def _integer_step(op: Op, where: Site, flavour: str) -> tuple[Step, Plan | None]:
-    """A kernel where the node has integer tensors with parameters, else (float nodes, shape arithmetic) the real function."""
-    tensors = (*where.inputs, *where.outputs)
-    if not any(t is not None and stores_codes(t) for t in tensors):
+    """A kernel where the node has integer tensors with parameters, else (float nodes, shape arithmetic) the real function.
+
+    Small integers without parameters are codes too where the op has a kernel for them (which refuses if it reads parameters)."""
+    tensors = [t for t in (*where.inputs, *where.outputs) if t is not None]
+    small = any(t.type in CODES for t in tensors) and any(k.serves(where.types, flavour) for k in op.kernels)
+    if not small and not any(map(stores_codes, tensors)):
         return _real_step(op, where, "integer"), None
     if any(t is not None and t.raw is not None and "sparsity" in t.raw for t in where.inputs):
         raise Unsupported("sparse weights that no DENSIFY widens", where=where.where, hint="Float and fake mode work")
@@ -229,6 +233,8 @@ def _add_constants(constants: dict[int, Any], step: Step, op: Op, where: Site, m
 def stored_constant(t: Tensor, value: Any, mode: str) -> np.ndarray:
     """A constant as the function carries it: real where it has parameters (not in integer mode), 64-bit integers in 32 bits."""
     value = np.asarray(value)
+    if mode != "integer" and t.is_constant and t.blocks is not None:
+        return t.blocks.dequantize(value)
     if mode != "integer" and t.is_constant and stores_codes(t):
         return dequantize(value, t.qparams)  # type: ignore[arg-type]
     if value.dtype in (np.int64, np.uint64):

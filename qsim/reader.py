@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from . import check, flat
+from .blockwise import with_blocks
 from .errors import Invalid, Malformed, NewerSchema, QsimError, TooLarge, Unsupported
 from .flat import Record
 from .graph import Graph, Model, Node, QParams, Tensor
@@ -133,7 +134,8 @@ def _graph(root: Record, record: Record, number: int, codes: list[str]) -> Graph
     nodes = tuple(_node(root, r, i, codes, where) for i, r in enumerate(record.get("operators", [])))
     computed = {t for n in nodes for t in n.outputs} | set(_indices(record, "inputs"))
     tensors = tuple(_tensor(root, r, i, i in computed, where) for i, r in enumerate(record.get("tensors", [])))
-    return Graph(tensors, nodes, _indices(record, "inputs"), _indices(record, "outputs"), record.get("name", ""), record)
+    made = Graph(tensors, nodes, _indices(record, "inputs"), _indices(record, "outputs"), record.get("name", ""), record)
+    return with_blocks(made)
 
 
 def _indices(record: Record, name: str) -> tuple[int, ...]:

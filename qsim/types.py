@@ -53,6 +53,7 @@ TYPES: dict[str, ElementType] = {
     )
 }
 BY_CODE: dict[int, ElementType] = {t.code: t for t in TYPES.values()}
+CODES = tuple(t.name for t in TYPES.values() if t.low is not None and t.bits <= 16)  # what stands for reals, given parameters
 
 
 def code_range(type_name: str) -> tuple[int, int]:

@@ -79,7 +79,7 @@ def test_reals_may_differ_a_little_integers_not_at_all():
     theirs = np.array([[100.0, np.nan, np.inf, 1.0]], np.float32)
     tally.add(theirs + np.float32([5e-4, 0, 0, 0]), theirs)
     assert tally.differing == 0
-    tally.add(theirs + np.float32([0, 0, 0, 2e-3]), theirs, first_sample=7)
+    tally.add(theirs + np.float32([0, 0, 0, 4e-3]), theirs, first_sample=7)
     assert tally.differing == 1 and tally.first is not None and tally.first["index"] == [7, 3]
     whole = certificate.Tally(0, "ADD", "y", "int8")
     whole.add(np.int8([[1, 2]]), np.int8([[1, 3]]))

@@ -15,10 +15,11 @@ def details(site: Site) -> tuple[str, str] | None:
     return None
 
 
-def require_affine(site: Site) -> None:
-    """Raises: Unsupported where an input has scales by blocks, or other parameters that are not affine."""
+def require_affine(site: Site, blockwise: bool = False) -> None:
+    """Raises: Unsupported where an input has parameters that are not affine; scales by blocks pass where they are read and the op
+    computes with them (`blockwise`)."""
     found = details(site)
-    if found is not None:
+    if found is not None and not (blockwise and any(t is not None and t.blocks is not None for t in site.inputs)):
         raise Unsupported(
             f"{found[0]!r} has a {found[1]}", where=site.where, expected="one scale, or one per channel",
             hint="Scales by blocks are kept when a file is written, but not computed with",

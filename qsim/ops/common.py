@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from ..errors import Invalid
 from ..fixed import activation_range
-from ..graph import Tensor
+from ..graph import Options, Tensor
 from ..op import FLAVOURS, Kernel, Plan, Site, namespace
 from ..types import code_range
 
@@ -51,6 +52,19 @@ def carried(type_name: str, ns: Any) -> np.dtype:
     from jax import dtypes
 
     return dtypes.canonicalize_dtype(dtype)
+
+
+def where_positive(function: Callable[[Any], Any], otherwise: Callable[[Any], Any]) -> Callable[..., Any]:
+    """A real function of positive numbers. Where its output is stored as codes, x <= 0 gives `otherwise(jnp.finfo)`, which becomes the
+    code that the integer kernels give, and values and gradients stay finite. Needs Rule(typed=True)."""
+
+    def real(options: Options, x: Any) -> Any:
+        if options.get("out_type", "float32") == "float32":
+            return function(x)
+        instead = np.asarray(otherwise(jnp.finfo(x.dtype)), x.dtype)
+        return jnp.where(x > 0, function(jnp.where(x > 0, x, np.asarray(1, x.dtype))), instead)
+
+    return real
 
 
 def affine(site: Site, tensor: Tensor | None) -> tuple[np.float32, int]:

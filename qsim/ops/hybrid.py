@@ -12,6 +12,7 @@ from .. import dot, fixed
 from ..errors import Invalid, Unsupported
 from ..graph import Options
 from ..op import Plan, Site
+from . import blockwise
 from .common import activate
 from .sums import packed_whole, rows, weights_of
 
@@ -40,7 +41,7 @@ def symmetric(x: Any) -> Codes:
 
 
 def asymmetric(x: Any) -> Codes:
-    """scale = (high - low) / 255 of the range with 0; the zero point is found at the end where it loses less; every step float32.
+    """scale = f32(high - low) / 255 of the range with 0, the zero point found at the end where it loses less, both in float64.
 
     codes = round_away(x / scale) + zero: the zero point comes after the rounding.
 
@@ -48,10 +49,15 @@ def asymmetric(x: Any) -> Codes:
     """
     low, high = _ends(x)
     none = low == high
-    scale = jnp.where(none, f32(1), fixed.divide(high - low, 255.0))
-    below, above = low / scale, high / scale
-    zero = jnp.where(f32(128) + jnp.abs(below) < f32(127) + jnp.abs(above), f32(-128) - below, f32(127) - above)
-    zero = jnp.where(none, f32(0), _away(fixed.clamp(zero, f32(-128), f32(127))))
+    with jax.enable_x64(True):
+        wide, start, end = (jax.lax.convert_element_type(v, np.float64) for v in (high - low, low, high))
+        # Neither a constant divisor nor a plain quotient as divisor: XLA would multiply by reciprocals, and ties would go elsewhere.
+        step = jnp.where(none, np.float64(1), wide) / jnp.where(none, np.float64(1), np.float64(255))
+        step = fixed.clamp(step, np.float64(1e-300), np.float64(1e300))
+        below, above = start / step, end / step
+        zero = jnp.where(128 + jnp.abs(below) < 127 + jnp.abs(above), -128 - below, 127 - above)
+        zero, scale = (jax.lax.convert_element_type(v, f32) for v in (_round(jnp.clip(zero, -128, 127)), step))
+    zero = jnp.where(none, f32(0), zero)
     codes = _away(fixed.clamp(x * (f32(1) / scale), f32(-300), f32(300))) + zero
     return Codes(fixed.clamp(codes, f32(-128), f32(127)).astype(np.int8), zero.astype(np.int32), scale)
 
@@ -82,7 +88,7 @@ def _away(x: Any) -> Any:
 def _round(x: Any) -> Any:
     """Half away from zero."""
     whole = jnp.trunc(x)
-    return whole + jnp.where(jnp.abs(x - whole) >= f32(0.5), jnp.sign(x), f32(0))
+    return whole + jnp.where(jnp.abs(x - whole) >= 0.5, jnp.sign(x), jnp.zeros((), x.dtype))
 
 
 def nibbles(x: Any) -> Codes:
@@ -124,6 +130,8 @@ def dense_plan(site: Site, flavour: str) -> Plan:
     weights that are not `packed_whole` to the builtin kernel, which has a 4-bit kernel of its own for 32 or more columns and
     4 or more rows.
     """
+    if site.inputs[1].blocks is not None:  # type: ignore[union-attr]
+        return blockwise.plan(site, flavour)
     w = weights_of(site).T
     depth, nibbles = w.shape[0], site.inputs[1].type == "int4"  # type: ignore[union-attr]
     kernel = "builtin" if flavour == "xnnpack" and not packed_whole(site.inputs[1]) else flavour
@@ -170,7 +178,10 @@ def _leaves(site: Site, w: np.ndarray, axis: int) -> dict[str, Any]:
     }
 
 
-def dense_run(options: Options, how: Rows, leaves: dict[str, Any], x: Any, *_: Any) -> Any:
+def dense_run(options: Options, how: Any, leaves: dict[str, Any], x: Any, *_: Any) -> Any:
+    if isinstance(how, blockwise.Blockwise):
+        x = rows(options, x, leaves["weights"].shape[0] * leaves["weights"].shape[1])
+        return blockwise.run(options, how, leaves, x, QUANTIZERS[how.quantizer](x))
     x = rows(options, x, leaves["weights"].shape[0])
     q = QUANTIZERS[how.quantizer](x)
     scale, bias, sums = (leaves[k].reshape((1,) * (x.ndim - 1) + (-1,)) for k in ("scale", "bias", "sums"))

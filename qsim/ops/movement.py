@@ -14,6 +14,7 @@ import numpy as np
 
 from ..checks.indices import outside
 from ..errors import BadData, Unsupported
+from ..fixed import unfused
 from ..graph import Options
 from ..op import Case, Kernel, Op, Plan, Rule, Site, namespace
 from .common import Leaves, activate, affine, each, f32, require_tied, same_type
@@ -122,7 +123,7 @@ def _run_concatenation(options: Options, static: tuple[int, ...], leaves: Leaves
 
 
 def _rescaled(x: jax.Array, leaves: Leaves, i: int) -> jax.Array:
-    real = jnp.maximum(x.astype(np.float32) * leaves[f"scale_{i}"], np.float32(-3e38)) + leaves[f"offset_{i}"]
+    real = unfused(x.astype(np.float32) * leaves[f"scale_{i}"]) + leaves[f"offset_{i}"]
     whole = jnp.trunc(real)
     whole = whole + jnp.where(jnp.abs(real - whole) >= np.float32(0.5), jnp.sign(real), np.float32(0))
     return jnp.clip(whole.astype(np.int32) + leaves["zero_point"], np.int32(0), np.int32(255)).astype(x.dtype)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import Unsupported
-from ..fixed import round_away
+from ..fixed import round_away, unfused
 from ..graph import Options
 from ..op import Case, Op, Plan, Rule, Site
 from .common import Leaves, each, f32, require_tied
@@ -147,7 +147,7 @@ def _run_bytes(form: str, x: jax.Array, rows: Grid, columns: Grid) -> jax.Array:
     terms = []
     for (i, wy), (j, wx) in pairs:
         code = jnp.take(jnp.take(x, i, axis=1, mode="clip"), j, axis=2, mode="clip").astype(np.float32)
-        terms.append(_product(code, wy * wx) if form == "builtin" else _product(_product(code, wy), wx))
+        terms.append(unfused(code * (wy * wx)) if form == "builtin" else unfused(unfused(code * wy) * wx))
     total = functools.reduce(operator.add, terms)
     return (total + np.float32(0.5)).astype(np.int32).astype(x.dtype)
 
@@ -156,11 +156,6 @@ def _sides(grid: Grid, axis: int) -> list[tuple[np.ndarray, np.ndarray]]:
     lower, upper, weight = grid
     w = weight.reshape([-1 if i == axis else 1 for i in range(4)])
     return [(lower, f32(1) - w), (upper, w)]
-
-
-def _product(x: jax.Array, w: np.ndarray) -> jax.Array:
-    """x w, rounded by itself: the maximum keeps XLA from contracting the sum around it to an FMA."""
-    return jnp.maximum(x * w, np.float32(-3e38))
 
 
 # ---------------------------------------------------------------- RESIZE_NEAREST_NEIGHBOR

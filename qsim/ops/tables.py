@@ -16,7 +16,7 @@ from ..fixed import lookup, round_away
 from ..graph import Options
 from ..op import Case, Op, Plan, Rule, Site, namespace
 from ..types import code_range
-from .common import Leaves, affine, each, f32, require_centred
+from .common import Leaves, affine, each, f32, require_centred, where_positive
 
 Curve = Callable[[np.ndarray, Site], np.ndarray]  # float32 -> float32, in the kernel's steps
 
@@ -230,12 +230,6 @@ def _real_gelu(options: Options, x: Any) -> Any:
     return jax.nn.gelu(x, approximate=bool(options.get("approximate", False)))
 
 
-def _real_log(options: Options, x: Any) -> Any:
-    """log(x), and the lowest float where x <= 0: what becomes the lowest code."""
-    limits = jnp.finfo(x.dtype)
-    return jnp.where(x > 0, jnp.log(jnp.maximum(x, limits.tiny)), limits.min)
-
-
 UNARY = (Case(((1, 3, 5, 7),)), Case(((1, 259),)), Case(((1, 1),)))
 _8 = ("int8", "uint8")
 _16 = ("int16",)
@@ -275,8 +269,8 @@ OPS = (
     ),
     Op(
         "LOG",
-        _real_log,
-        Rule(),
+        where_positive(jnp.log, lambda limits: limits.min),
+        Rule(typed=True),
         (*each(("int8",), _T, _T, _plan_8({"reference": _log}), run_table), *each(_16, _T, _T, _plan_16(_log), run_table)),
         UNARY,
     ),

@@ -14,7 +14,7 @@ from ..fixed import lookup, quantize_multiplier, requantize_host, shift_away_hos
 from ..graph import Options
 from ..op import FLAVOURS, Kernel, Op, Plan, Rule, Site, namespace
 from ..types import code_range
-from .common import Leaves, affine, each, f32, require_centred
+from .common import Leaves, affine, each, f32, require_centred, where_positive
 from .inverse_sqrt import inverse_sqrt_host
 from .tables import UNARY, interpolated, interpolation_table, reciprocal_root
 
@@ -125,16 +125,6 @@ def _run_negated(options: Options, static: tuple, leaves: Leaves, x: jax.Array) 
     return -x
 
 
-def _where_positive(function: Callable[[Any], Any], highest: bool = False) -> Callable[..., Any]:
-    """The function where x > 0, elsewhere 0 or the highest number: values and gradients stay finite."""
-
-    def real(options: Options, x: Any) -> Any:
-        otherwise = np.asarray(jnp.finfo(x.dtype).max if highest else 0, x.dtype)
-        return jnp.where(x > 0, function(jnp.where(x > 0, x, np.asarray(1, x.dtype))), otherwise)
-
-    return real
-
-
 def _float(name: str, function: Callable[[Any], Any]) -> Op:
     return Op(name, lambda options, x: function(x), Rule(versions={"float32": 1, "int8": 1}), (), UNARY)
 
@@ -158,15 +148,15 @@ OPS = (
     ),
     Op(
         "SQRT",
-        _where_positive(jnp.sqrt),
-        Rule(keep_float=True),
+        where_positive(jnp.sqrt, lambda limits: 0),
+        Rule(keep_float=True, typed=True),
         each(("int8", "int16"), _T, _T, _plan_codes(_sqrt, "float32 root, truncated, as a table"), _run_table),
         UNARY,
     ),
     Op(
         "RSQRT",
-        _where_positive(jax.lax.rsqrt, highest=True),
-        Rule(keep_float=True),
+        where_positive(jax.lax.rsqrt, lambda limits: limits.max),
+        Rule(keep_float=True, typed=True),
         (
             *each(("int8",), _T, _T, _plan_codes(_rsqrt, "fixed-point root, as a table"), _run_table),
             Kernel(("int16",), ("int16",), FLAVOURS, _plan_rsqrt16, _run_table),
