@@ -307,3 +307,24 @@ def test_flavours_that_run_the_same_code_share_a_compile():
     trial = generate.trial(next(r for r in FIRST if r.op.name == "ADD" and r.types[0] == ("int8", "int8")), 0)
     ours, theirs = (build(trial.model, "integer", f) for f in ("xnnpack", "reference"))
     assert not ours.reuse(theirs)
+
+
+def _bare(op: str, options: dict) -> Model:
+    """One op of two int8 tensors without parameters."""
+    tensors = tuple(Tensor(i, name, (2, 3), "int8") for i, name in enumerate("xzy"))
+    count = 2 if op in ("MUL", "MAXIMUM") else 1
+    return Model((Graph(tensors, (Node(0, op, tuple(range(count)), (2,), Options(options)),), tuple(range(count)), (2,)),))
+
+
+@pytest.mark.parametrize("op, options", [("MUL", {"fused_activation_function": "NONE"}), ("LOGISTIC", {})])
+def test_codes_without_parameters_are_refused_by_kernels_that_read_them(op, options):
+    with pytest.raises(Unsupported, match="no quantization parameters"):
+        build(_bare(op, options), "integer")
+
+
+@pytest.mark.parametrize("op, options", [("MAXIMUM", {}), ("RESHAPE", {"new_shape": (2, 3)})])
+def test_codes_without_parameters_are_moved(op, options, oracle):
+    model, rng = _bare(op, options), np.random.default_rng(3)
+    data = [rng.integers(-128, 128, (4, 2, 3)).astype(np.int8) for _ in model.graph.inputs]
+    theirs = oracle.run(to_bytes(model), data, "reference")[2]
+    assert np.array_equal(build(model, "integer", "reference").batch(*data)[0], theirs)
