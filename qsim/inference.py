@@ -15,7 +15,7 @@ from .graph import Graph, Node, Options, Tensor
 from .op import Op, Site, site
 from .ops import REGISTRY
 from .snap import dequantize
-from .types import TYPES
+from .types import CODES, TYPES
 
 
 def host_values(graph: Graph, flavour: str = "reference") -> dict[int, np.ndarray]:
@@ -84,6 +84,17 @@ def static_positions(op: Op, where: Site) -> list[int]:
             name = where.inputs[p].name  # type: ignore[union-attr]
             raise Unsupported(f"input {p} ({name!r}) depends on data, but it fixes a shape", where=where.where)
     return needed
+
+
+def takes_kernel(op: Op, where: Site, flavour: str) -> bool:
+    """Whether integer mode runs a kernel here, rather than the real function (float ops, shape arithmetic).
+
+    So it does where a tensor is quantized; small integers without parameters are codes too where the op has a kernel for them, which
+    refuses them if it reads parameters.
+    """
+    tensors = [t for t in (*where.inputs, *where.outputs) if t is not None]
+    small = any(t.type in CODES for t in tensors) and any(k.serves(where.types, flavour) for k in op.kernels)
+    return small or any(map(stores_codes, tensors))
 
 
 def stores_codes(t: Tensor) -> bool:

@@ -21,7 +21,10 @@ HOST = "known before any data: computed once on the host"
 
 @dataclass(frozen=True, eq=False)
 class Operand:
-    """One tensor of an op: where it stands, its type and parameters. Absent inputs have index -1 and type "absent"."""
+    """One tensor of an op: where it stands, its type and parameters. Absent inputs have index -1 and type "absent".
+
+    block: columns that share a scale, 0 where scales do not go by blocks.
+    """
 
     index: int
     name: str
@@ -29,6 +32,7 @@ class Operand:
     type: str
     scale: tuple[float, ...] = ()
     zero_point: tuple[int, ...] = ()
+    block: int = 0
 
     def __str__(self) -> str:
         if self.index < 0:
@@ -140,6 +144,7 @@ def explain(model: Model, op: int | None = None, flavour: str = "xnnpack") -> Ex
 
 
 def _explained(graph: Graph, node: Node, known: Mapping[int, np.ndarray], flavour: str) -> OpPlan:
+    from .inference import takes_kernel
     from .ops import REGISTRY
     from .ops.unknown import why_missing
 
@@ -154,7 +159,7 @@ def _explained(graph: Graph, node: Node, known: Mapping[int, np.ndarray], flavou
         return OpPlan(*facts, f"runs other graphs: {called}; model.select(number) to see their plans")
     if record is None:
         return OpPlan(*facts, why_missing(node.op))
-    if not any(t is not None and t.qparams is not None and t.type != "float32" for t in (*where.inputs, *where.outputs)):
+    if not takes_kernel(record, where, flavour):
         return OpPlan(*facts, FLOAT if any(_is_float(t) for t in (*where.inputs, *where.outputs)) else WHOLE)
     try:
         plan = record.kernel(where, flavour).plan(where, flavour)
@@ -195,6 +200,8 @@ def _is_float(t: Tensor | None) -> bool:
 def _operand(t: Tensor | None) -> Operand:
     if t is None:
         return Operand(-1, "", (), "absent")
+    if t.blocks is not None:
+        return Operand(t.index, t.name, t.shape, t.type, tuple(t.blocks.scale.ravel().tolist()), (0,), t.blocks.size)
     if t.qparams is None:
         return Operand(t.index, t.name, t.shape, t.type)
     scale, zero = np.asarray(t.qparams.scale, np.float32), np.asarray(t.qparams.zero_point, np.int64)
@@ -205,7 +212,8 @@ def _affine(o: Operand) -> str:
     if not o.scale:
         return ""
     if len(o.scale) > 1:
-        return f" scale {min(o.scale):.6g}..{max(o.scale):.6g} ({len(o.scale)} channels)"
+        count = f"blocks of {o.block} columns" if o.block else f"{len(o.scale)} channels"
+        return f" scale {min(o.scale):.6g}..{max(o.scale):.6g} ({count})"
     return f" scale {np.float32(o.scale[0])!s}, zero point {o.zero_point[0]}"
 
 

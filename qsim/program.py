@@ -15,7 +15,7 @@ from .checks.indices import require_inside
 from .checks.scales import require_affine
 from .errors import QsimError, Unsupported
 from .graph import Graph, Model, Node, QParams, Tensor
-from .inference import host_values, real_options, sized, static_positions, stores_codes
+from .inference import host_values, real_options, sized, static_positions, stores_codes, takes_kernel
 from .op import Op, Plan, Site, site
 from .ops import REGISTRY
 from .ops.bodies import BODIES, named
@@ -23,7 +23,6 @@ from .ops.unknown import why_missing
 from .snap import dequantize, snap
 from .state import OPS as STATE_OPS
 from .state import handles, variables
-from .types import CODES
 
 jax.tree_util.register_dataclass(QParams, data_fields=["scale", "zero_point", "low", "high"], meta_fields=["axis"])
 
@@ -196,12 +195,8 @@ def _real_step(op: Op, where: Site, mode: str) -> Step:
 
 
 def _integer_step(op: Op, where: Site, flavour: str) -> tuple[Step, Plan | None]:
-    """A kernel where the node has integer tensors with parameters, else (float nodes, shape arithmetic) the real function.
-
-    Small integers without parameters are codes too where the op has a kernel for them (which refuses if it reads parameters)."""
-    tensors = [t for t in (*where.inputs, *where.outputs) if t is not None]
-    small = any(t.type in CODES for t in tensors) and any(k.serves(where.types, flavour) for k in op.kernels)
-    if not small and not any(map(stores_codes, tensors)):
+    """A kernel, or the real function: see `takes_kernel`."""
+    if not takes_kernel(op, where, flavour):
         return _real_step(op, where, "integer"), None
     if any(t is not None and t.raw is not None and "sparsity" in t.raw for t in where.inputs):
         raise Unsupported("sparse weights that no DENSIFY widens", where=where.where, hint="Float and fake mode work")

@@ -58,6 +58,8 @@ def _graph(g: Graph) -> dict[str, Any]:
 
 def _tensor(g: Graph, t: Tensor) -> dict[str, Any]:
     facts = {"index": t.index, "name": t.name, "key": g.key(t.index), "role": role(g, t), "shape": list(t.shape), "type": t.type}
+    if t.blocks is not None:
+        return facts | {"scale": t.blocks.scale.tolist(), "block_size": t.blocks.size}
     if t.qparams is None:
         return facts
     q, (low, high) = t.qparams, t.qparams.real_range()
@@ -99,6 +101,8 @@ def _refs(tensors: tuple[int, ...]) -> str:
 
 def _tensor_cells(g: Graph, t: Tensor) -> tuple[str, ...]:
     cells = str(t.index), t.name, role(g, t), "x".join(map(str, t.shape)) or "scalar", t.type
+    if t.blocks is not None:
+        return *cells, f"{t.blocks.scale.min():.4g}..{t.blocks.scale.max():.4g} (blocks of {t.blocks.size} columns)", "0", ""
     if t.qparams is None:
         return *cells, "", "", ""
     q, (low, high) = t.qparams, t.qparams.real_range()

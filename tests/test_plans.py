@@ -121,8 +121,10 @@ def test_every_kernel_is_explained(op):
             assert plan.rule not in (FLOAT, WHOLE), str(row)
             unscaled = plan.rule == HOST or plan.rule.startswith(COPYING)
             assert unscaled or _numbers(row, plan), f"{row}: {plan.rule} {set(plan.leaves)}"
+        elif plan.rule == WHOLE:
+            assert not {"float32", "float16"} & {*row.types[0], *row.types[1]}, str(row)
         elif plan.rule not in (HOST, FLOAT):
-            assert plan.rule == WHOLE and not {"float32", "float16"} & {*row.types[0], *row.types[1]}, f"{row}: {plan.rule}"
+            assert not plan.leaves, f"{row}: numbers without a scale, {set(plan.leaves)}"
 
 
 def _numbers(row: generate.Row, plan: OpPlan) -> bool:

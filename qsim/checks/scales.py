@@ -22,5 +22,5 @@ def require_affine(site: Site, blockwise: bool = False) -> None:
     if found is not None and not (blockwise and any(t is not None and t.blocks is not None for t in site.inputs)):
         raise Unsupported(
             f"{found[0]!r} has a {found[1]}", where=site.where, expected="one scale, or one per channel",
-            hint="Scales by blocks: float16 ones of 4-bit FULLY_CONNECTED weights are computed with, others only kept when a file is written",
+            hint="Of scales by blocks only float16 ones of 4-bit FULLY_CONNECTED weights are computed with; files keep the others",
         )  # fmt: skip
