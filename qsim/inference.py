@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -49,25 +50,39 @@ def sized(graph: Graph) -> Graph:
     return graph.but(tensors=tuple(tensors))
 
 
-def _shapes(graph: Graph, node: Node, known: Mapping[int, np.ndarray]) -> list[tuple[int, ...]] | None:
-    """The shapes of a node's outputs, traced through its real function; None where they cannot be told."""
+def _shapes(graph: Graph, node: Node, known: Mapping[int, np.ndarray]) -> Sequence[tuple[int, ...]] | None:
+    """The shapes of a node's outputs; None where they cannot be told."""
     if all(t in known for t in node.outputs):
         return [known[t].shape for t in node.outputs]
     op, where = REGISTRY.get(node.op), site(graph, node, known)
     if op is None:
         return None
     try:
-        host = {p: where.values[p] for p in static_positions(op, where)}
-        live = {p: _abstract(t) for p, t in enumerate(where.inputs) if t is not None and p not in host}
-        found = jax.eval_shape(lambda xs: op.real(real_options(op, where), *((host | xs).get(p) for p in range(len(where.inputs)))), live)
+        fixed = static_positions(op, where)
+    except Unsupported:
+        return None
+    host = tuple((p, v.dtype.str, v.shape, v.tobytes()) for p, v in ((p, np.asarray(where.values[p])) for p in fixed))
+    live = tuple((p, t.shape, _dtype(t)) for p, t in enumerate(where.inputs) if t is not None and p not in fixed)
+    found = _traced(op, real_options(op, where), len(where.inputs), host, live)
+    return None if found is None or len(found) < len(node.outputs) else found[: len(node.outputs)]
+
+
+@functools.lru_cache(maxsize=4096)
+def _traced(op: Op, options: Options, count: int, host: tuple, live: tuple) -> tuple[tuple[int, ...], ...] | None:
+    """The shapes that an op's real function gives for `count` inputs, by position: values (dtype, shape, bytes), or shapes and types."""
+    values = {p: np.frombuffer(data, dtype).reshape(shape) for p, dtype, shape, data in host}
+    try:
+        found = jax.eval_shape(
+            lambda xs: op.real(options, *((values | xs).get(p) for p in range(count))),
+            {p: jax.ShapeDtypeStruct(shape, dtype) for p, shape, dtype in live},
+        )
     except (QsimError, TypeError, ValueError, NotImplementedError):
         return None
-    found = found if isinstance(found, tuple) else (found,)
-    return [tuple(y.shape) for y in found[: len(node.outputs)]] if len(found) >= len(node.outputs) else None
+    return tuple(tuple(y.shape) for y in (found if isinstance(found, tuple) else (found,)))
 
 
-def _abstract(t: Tensor) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(t.shape, np.float32 if stores_codes(t) else jax.dtypes.canonicalize_dtype(TYPES[t.type].dtype))
+def _dtype(t: Tensor) -> np.dtype:
+    return np.dtype(np.float32) if stores_codes(t) else jax.dtypes.canonicalize_dtype(TYPES[t.type].dtype)
 
 
 def real_options(op: Op, where: Site) -> Options:
