@@ -14,6 +14,7 @@ import small
 import qsim
 from qsim import certificate
 from qsim.errors import OracleFailed
+from qsim.graph import Graph, Model, Node, Options, Tensor
 from qsim.litert import Oracle
 from qsim.ops import REGISTRY
 from qsim_cli import main
@@ -119,3 +120,14 @@ def test_a_known_defect_of_litert_is_named_as_the_cause(oracle):
     found = certificate.certify(generate.trial(row, 0).model, samples=4, flavours=["reference", "builtin"])
     assert found.flavours["reference"].status == "differs" and "known of LiteRT: it reads int8" in found.flavours["reference"].cause
     assert found.flavours["builtin"].status == "exact"
+
+
+def test_outputs_that_litert_does_not_hand_out_are_not_counted():
+    """XNNPACK keeps no memory for what nothing reads."""
+    tensors = (Tensor(0, "axis", (), "int32", None, np.array(1, np.int32)), Tensor(1, "x", (1, 6), "float32"))
+    tensors += tuple(Tensor(2 + n, f"y{n}", (1, 2), "float32") for n in range(3))
+    model = Model((Graph(tensors, (Node(0, "SPLIT", (0, 1), (2, 3, 4), Options(num_splits=3)),), (1,), (2,)),))
+    found = certificate.certify(model, flavours=("xnnpack", "reference"), samples=4)
+    assert found.exact
+    counted = {f: [t.elements for t in o.per_op] for f, o in found.flavours.items()}
+    assert counted == {"xnnpack": [24, 0, 0], "reference": [24, 24, 24]}
