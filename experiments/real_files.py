@@ -96,7 +96,8 @@ def write(path: Path, found: dict[str, Any], samples: int) -> None:
     from qsim.litert import cpu_class
 
     head = {"litert": version("ai-edge-litert"), "cpu": cpu_class(), "numerics": NUMERICS, "samples": 3 * samples}
-    path.write_text(json.dumps({**head, "files": dict(sorted(found.items()))}, indent=1) + "\n")
+    text = json.dumps({**head, "files": dict(sorted(found.items()))}, indent=1) + "\n"
+    path.write_text(text.replace(f"{sets.root()}/", ""))
 
 
 def report(found: dict[str, Any]) -> int:
