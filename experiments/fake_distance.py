@@ -60,6 +60,9 @@ FAR = {  # (op, type of the output): (largest distance, why it is more than one 
         ((op, "int16") for op in ("BATCH_MATMUL", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")), (65535, SUMS)
     ),
 }
+WRAPPED = {  # (op, types): as FAR
+    ("FULLY_CONNECTED", (("int8", "int4", "int32"), ("int8",))): (255, "XNNPACK sums 16 times each weight: far saturated sums wrap"),
+}
 IGNORED = ("fused_activation_function", "TANH")  # LiteRT's integer kernels take it and leave it out
 
 
@@ -83,7 +86,7 @@ def _compared(row: generate.Row) -> bool:
 
 def bound(op: str, types: generate.Types) -> float:
     """The largest distance that is accounted for."""
-    return FAR.get((op, types[1][0]), (1, ""))[0]
+    return WRAPPED.get((op, types), FAR.get((op, types[1][0]), (1, "")))[0]
 
 
 def parsed(text: str) -> generate.Types:

@@ -71,12 +71,12 @@ def test_a_float_op_on_a_dequantized_constant_is_close(kind, channels, op, flavo
 
 @pytest.mark.parametrize("mode", ["integer", "float", "fake"])
 def test_scales_by_blocks_are_refused(mode):
-    """They are read and written as they are; a FULLY_CONNECTED must not take the codes for numbers."""
+    """By ops that do not compute with them: EMBEDDING_LOOKUP must not take the codes for numbers."""
     tensors = (
-        Tensor(0, "x", (3, 64), "float32"), Tensor(1, "w", (4, 64), "int4", None, np.ones((4, 64), np.int8)),
-        Tensor(2, "scales", (4, 2), "float16", None, np.ones((4, 2), np.float16)), Tensor(3, "y", (3, 4), "float32"),
+        Tensor(0, "ids", (3,), "int32"), Tensor(1, "w", (4, 64), "int4", None, np.ones((4, 64), np.int8)),
+        Tensor(2, "scales", (4, 2), "float16", None, np.ones((4, 2), np.float16)), Tensor(3, "y", (3, 64), "float32"),
     )  # fmt: skip
-    node = Node(0, "FULLY_CONNECTED", (0, 1, -1), (3,), Options(DENSE), 12)
+    node = Node(0, "EMBEDDING_LOOKUP", (0, 1), (3,), Options(), 3)
     root = flat.read(to_bytes(Model((Graph(tensors, (node,), (0,), (3,)),))))
     blocks = flat.Record("BlockwiseQuantization", {"scales": 2, "zero_points": -1, "block_size": 32})
     root["subgraphs"][0]["tensors"][1]["quantization"] = flat.Record("QuantizationParameters", {"details_type": 2, "details": blocks})
