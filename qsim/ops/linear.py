@@ -238,7 +238,7 @@ OPS = (
             prepared=(1, 2),
             versions={"float32": 1, "int8": 4, "uint8": 1, "int16": 7},
             blockwise=True,
-        ),  # fmt: skip
+        ),
         (
             *_kernels(dense_plan, dense_run, DENSE_ROWS),
             *_kernels(dense16.plan, dense16.run, dense16.ROWS),
