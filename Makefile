@@ -29,7 +29,7 @@ test: $(READY)
 	$(PYTEST)
 
 conformance: $(READY)
-	$(PYTEST) --rows all --draws $(DRAWS) --work .conformance tests/test_conformance.py tests/test_recurrent.py
+	$(PYTEST) --rows all --draws $(DRAWS) --work .conformance tests/test_conformance.py tests/test_recurrent.py tests/test_blockwise.py
 
 nightly: $(READY)
 	$(PYTEST) --rows all --draws $(DRAWS) -m "nightly or not nightly"

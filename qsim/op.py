@@ -19,6 +19,7 @@ from .errors import Unsupported
 from .graph import Graph, Node, Options, Tensor
 
 FLAVOURS = ("xnnpack", "reference", "builtin")
+BY_BLOCKS = " by blocks"
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,8 @@ class Site:
 
     @property
     def types(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        return tuple(t.type if t is not None else "" for t in self.inputs), tuple(t.type for t in self.outputs)
+        """Of the operands ("" where absent; "int4 by blocks" of weights with scales by blocks) and of the outputs."""
+        return tuple(t.type + BY_BLOCKS * (t.blocks is not None) if t else "" for t in self.inputs), tuple(t.type for t in self.outputs)
 
 
 def site(graph: Graph, node: Node, known: Mapping[int, np.ndarray] | None = None) -> Site:
@@ -82,7 +84,6 @@ class Rule:
     (run receives None there).
     versions: type of the data -> op version to stamp (the lowest that fits, never above the reference resolver's ceiling).
     keep_float: never quantized (its output feeds shapes, it converts, or LiteRT's kernel stops or errs at some parameters or codes).
-    blockwise: its weights may have scales by blocks.
     typed: `real` finds the type of the output as options.out_type.
     state: positions of variable tensors that the op replaces; `real` and `run` return their new values after the outputs. Where they
     depend on the form of the op, a mapping from the number of inputs.
@@ -98,7 +99,6 @@ class Rule:
     prepared: tuple[int, ...] = ()
     versions: Mapping[str, int] = field(default_factory=lambda: {"float32": 1, "int8": 2})
     keep_float: bool = False
-    blockwise: bool = False
     typed: bool = False
     state: tuple[int, ...] | Mapping[int, tuple[int, ...]] = ()
 
@@ -133,9 +133,9 @@ class Measured:
 class Kernel:
     """One integer (or mixed) kernel: the tensor types and flavours it serves, where that was measured, plan and run.
 
-    `inputs`, `outputs`: type patterns, one an operand: "int8", "int8|uint8", "int32?" (may be absent), and a last "int8*" for any
-    number. "any" matches every type. `defects`: flavours whose kernel of LiteRT is wrong or undefined, and how: `run` gives what the
-    kernel is meant to compute.
+    `inputs`, `outputs`: type patterns, one an operand: "int8", "int8|uint8", "int32?" (may be absent), "int4 by blocks" (scales by
+    blocks of columns), and a last "int8*" for any number. "any" matches every type. `defects`: flavours whose kernel of LiteRT is wrong
+    or undefined, and how: `run` gives what the kernel is meant to compute.
     """
 
     inputs: tuple[str, ...]
@@ -208,6 +208,11 @@ class Op:
     cases: tuple[Case, ...] = ()
     host: bool = False
     fake: Callable[[Site], Inner | None] | None = None
+
+    @property
+    def blockwise(self) -> bool:
+        """Whether its weights may have scales by blocks."""
+        return any(pattern.endswith(BY_BLOCKS) for k in self.kernels for pattern in k.inputs)
 
     def kernel(self, where: Site, flavour: str) -> Kernel:
         """The first row that serves the tensor types and flavour. Raises: Unsupported naming op and types, listing the known rows."""

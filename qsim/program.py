@@ -141,7 +141,7 @@ def assemble(model: Model, graph: Graph, mode: str, flavour: str) -> tuple[Progr
                 raise Unsupported(why_missing(node.op), where=where.where)
             else:
                 require_inside(where)
-                require_affine(where, op.rule.blockwise)
+                require_affine(where, op.blockwise)
                 step, plan = _integer_step(op, where, flavour) if mode == "integer" else (_real_step(op, where, mode), None)
         except QsimError as fault:
             faults.append(str(fault))

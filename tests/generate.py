@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from qsim.graph import Graph, Model, Node, Options, QParams, Tensor
-from qsim.op import Case, Kernel, Op
+from qsim.op import BY_BLOCKS, Case, Kernel, Op
 from qsim.types import TYPES, code_range
 
 SAMPLES = 6
@@ -99,10 +99,12 @@ class Trial:
 
 
 def rows(registry: Mapping[str, Op], variants: int = 2) -> Iterator[Row]:
-    """Every row of the registry's kernels that its cases can reach."""
+    """Every row of the registry's kernels that its cases can reach (weights with scales by blocks have draws of their own)."""
     for op in registry.values():
         seen = set()
         for kernel, (number, case) in itertools.product(op.kernels, enumerate(op.cases)):
+            if any(pattern.endswith(BY_BLOCKS) for pattern in kernel.inputs):
+                continue
             for types, flavour in itertools.product(_types(op, kernel, case), kernel.flavours):
                 if not kernel.serves(types, flavour) or (types, flavour, number) in seen:
                     continue

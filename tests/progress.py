@@ -12,6 +12,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,19 @@ def table(found: Mapping[str, Any]) -> Any:
     totals = [sum(r["draws"] for r in clean if r["flavour"] == f) for f in FLAVOURS]
     shown.add_row("all", "", *(f"{n:,}" for n in (*totals, found["elements"], found["differing"])))
     return shown
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a test with a generator of its own compares in one flavour."""
+
+    name: str
+    op: Any
+    flavour: str
+    types: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.flavour}"
 
 
 class Recorder:

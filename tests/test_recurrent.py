@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import progress
 import pytest
 import recurrent
-from generate import Types
 
 from qsim.errors import Unsupported
-from qsim.op import FLAVOURS, Op, site
+from qsim.op import FLAVOURS, site
 from qsim.ops import REGISTRY
 from qsim.reader import read
 from qsim.writer import to_bytes
@@ -58,22 +57,9 @@ class Same:
         return [np.asarray(y) for y in fn.sequence(*xs)]
 
 
-@dataclass(frozen=True)
-class Row:
-    """What one test compares in one flavour, as `progress` notes it."""
-
-    name: str
-    op: Op
-    flavour: str
-    types: Types = ((), ())
-
-    def __str__(self) -> str:
-        return f"{self.name}-{self.flavour}"
-
-
 def compare(request, oracle, record_property, op, draw_one):
     same, draws = Same(oracle), request.config.getoption("--draws")
-    rows = [Row(request.node.name, REGISTRY[op], f) for f in FLAVOURS]
+    rows = [progress.Row(request.node.name, REGISTRY[op], f) for f in FLAVOURS]
     recorder = request.config.pluginmanager.get_plugin("progress")
     if recorder is not None and all(recorder.work.done(r, draws) for r in rows):
         return

@@ -11,8 +11,10 @@ import numpy as np
 from .. import fixed
 from ..errors import Unsupported
 from ..graph import Options
-from ..op import Plan, Site
+from ..op import Kernel, Measured, Plan, Site
 from .common import activate
+from .hybrid import QUANTIZERS
+from .sums import rows
 
 f32 = np.float32
 XNNPACK_SIZE = 32  # columns: XNNPACK takes blocks of a multiple of them
@@ -38,8 +40,8 @@ def plan(site: Site, flavour: str) -> Plan:
 
     *Domain*: float16 scales; builtin: at least 4 outputs, and 32 or more columns, an even number.
     *Restates*: XNNPACK's qd8-f32-qb4w-gemm of AVX512-VNNI, and the 4-bit FULLY_CONNECTED of LiteRT on x86.
-    *Differs*: XNNPACK leaves blocks of other sizes than multiples of 32 to builtin. LiteRT's reference kernel, and builtin outside the
-    domain, do not read such scales. Builtin leaves out the fused activation.
+    *Differs*: XNNPACK leaves blocks of other sizes than multiples of 32 to builtin. LiteRT's reference kernel (which has no row here),
+    and builtin outside the domain, do not read such scales. Builtin leaves out the fused activation.
     """
     blocks, w = site.inputs[1].blocks, site.values[1]  # type: ignore[union-attr]
     assert blocks is not None and w is not None  # what `FULLY_CONNECTED` looks at before it comes here
@@ -47,7 +49,7 @@ def plan(site: Site, flavour: str) -> Plan:
     fused = site.options.fused_activation_function
     if flavour == "xnnpack" and blocks.size % XNNPACK_SIZE == 0 and fused in ("NONE", "RELU", "RELU6", "RELU_N1_TO_1"):
         how, scale, size = "dynamic", _bfloat16(blocks.scale), PACKED
-    elif flavour != "reference" and count >= 4 and depth >= 32 and depth % 2 == 0:
+    elif count >= 4 and depth >= 32 and depth % 2 == 0:
         how, scale, size = "asymmetric", blocks.scale, blocks.size
     else:
         raise Unsupported("scales by blocks", where=site.where, hint="LiteRT's kernel here ignores them; float and fake mode run it")
@@ -76,9 +78,11 @@ def _in_order(terms: np.ndarray) -> np.ndarray:
     return np.cumsum(terms.astype(f32), axis=-1, dtype=f32)[..., -1]
 
 
-def run(options: Options, how: Blockwise, leaves: dict[str, Any], x: Any, quantized: Any) -> Any:
-    """x: float32 (rows, depth), `quantized` as `hybrid.Codes`; float32 (rows, outputs). See `plan`."""
+def run(options: Options, how: Blockwise, leaves: dict[str, Any], x: Any, *_: Any) -> Any:
+    """x: float32 (rows, depth); float32 (rows, outputs). See `plan`."""
     blocks, size, count = leaves["weights"].shape
+    x = rows(options, x, blocks * size)
+    quantized = QUANTIZERS[how.quantizer](x)
     ones = (1,) * (x.ndim - 1)
     offset, bias = (leaves[k].reshape(*ones, count) for k in ("offset", "bias"))
     scale, sums = (leaves[k].reshape(blocks, *ones, count) for k in ("scale", "sums"))
@@ -87,12 +91,20 @@ def run(options: Options, how: Blockwise, leaves: dict[str, Any], x: Any, quanti
     zero = quantized.zero.astype(f32)
     if how.quantizer == "dynamic":
         terms = (acc + np.int32(128) * sums).astype(f32)
-        total, _ = jax.lax.scan(lambda y, b: (fixed.fma(*b, y), None), -offset * (zero + f32(128)), (terms, scale))
+        total = jax.lax.scan(lambda y, b: (fixed.fma(*b, y), None), -offset * (zero + f32(128)), (terms, scale))[0]
         return activate(options.fused_activation_function, fixed.unfused(total * quantized.scale) + bias)
-    total, _ = jax.lax.scan(lambda y, b: (y + fixed.unfused(b[0] * b[1]), None), jnp.zeros(acc.shape[1:], f32), (acc.astype(f32), scale))
+    total = jax.lax.scan(lambda y, b: (y + fixed.unfused(b[0] * b[1]), None), jnp.zeros(acc.shape[1:], f32), (acc.astype(f32), scale))[0]
     return fixed.unfused((total - fixed.unfused(zero * offset)) * quantized.scale) + bias
 
 
 def _products(codes: Any, weights: Any) -> Any:
     """int32 sums of int8 codes (..., size) by weights (size, outputs)."""
     return jax.lax.dot_general(codes, weights, (((codes.ndim - 1,), (0,)), ((), ())), preferred_element_type=np.int32)
+
+
+KERNELS = (
+    Kernel(
+        ("float32", "int4 by blocks", "float32?"), ("float32",), ("xnnpack", "builtin"), plan, run,
+        Measured(cpus=("x86-64 AVX512-VNNI",)),
+    ),
+)  # fmt: skip

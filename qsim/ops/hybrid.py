@@ -12,7 +12,6 @@ from .. import dot, fixed
 from ..errors import Invalid, Unsupported
 from ..graph import Options
 from ..op import Plan, Site
-from . import blockwise
 from .common import activate
 from .sums import packed_whole, rows, weights_of
 
@@ -130,8 +129,6 @@ def dense_plan(site: Site, flavour: str) -> Plan:
     weights that are not `packed_whole` to the builtin kernel, which has a 4-bit kernel of its own for 32 or more columns and
     4 or more rows.
     """
-    if site.inputs[1].blocks is not None:  # type: ignore[union-attr]
-        return blockwise.plan(site, flavour)
     w = weights_of(site).T
     depth, nibbles = w.shape[0], site.inputs[1].type == "int4"  # type: ignore[union-attr]
     kernel = "builtin" if flavour == "xnnpack" and not packed_whole(site.inputs[1]) else flavour
@@ -179,9 +176,6 @@ def _leaves(site: Site, w: np.ndarray, axis: int) -> dict[str, Any]:
 
 
 def dense_run(options: Options, how: Any, leaves: dict[str, Any], x: Any, *_: Any) -> Any:
-    if isinstance(how, blockwise.Blockwise):
-        x = rows(options, x, leaves["weights"].shape[0] * leaves["weights"].shape[1])
-        return blockwise.run(options, how, leaves, x, QUANTIZERS[how.quantizer](x))
     x = rows(options, x, leaves["weights"].shape[0])
     q = QUANTIZERS[how.quantizer](x)
     scale, bias, sums = (leaves[k].reshape((1,) * (x.ndim - 1) + (-1,)) for k in ("scale", "bias", "sums"))

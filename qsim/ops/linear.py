@@ -13,7 +13,7 @@ from ..graph import Options
 from ..onednn import Window
 from ..op import Case, Kernel, Op, Plan, Rule, Site
 from ..windows import pad, window
-from . import dense16, hybrid
+from . import blockwise, dense16, hybrid
 from .common import activate
 from .sums import NOTES, Rescale, accumulate, finish, prepare, rows, rule_of, weights_of
 
@@ -237,12 +237,12 @@ OPS = (
             bias=2,
             prepared=(1, 2),
             versions={"float32": 1, "int8": 4, "uint8": 1, "int16": 7},
-            blockwise=True,
         ),
         (
             *_kernels(dense_plan, dense_run, DENSE_ROWS),
             *_kernels(dense16.plan, dense16.run, dense16.ROWS),
             *_kernels(hybrid.dense_plan, hybrid.dense_run, (HYBRID, HYBRID_4, HYBRID_2)),
+            *blockwise.KERNELS,
         ),
         DENSE_CASES,
     ),
