@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,18 +24,25 @@ if TYPE_CHECKING:
     from .function import Function
 
 # A real may differ from LiteRT's by this share of the largest value of its tensor: of one op on the same inputs, and of the whole graph,
-# where differences of earlier ops are carried on. Integers may not differ.
-REAL_SHARE = {"per op": 2e-5, "whole": 1e-4}
+# where differences of earlier ops are carried on; or by ROUNDING times what it moves by in WOBBLES runs with every real input of every
+# op moved at random by up to an ulp (Monte Carlo arithmetic: Parker, "Monte Carlo Arithmetic", 1997). Integers may not differ.
+REAL_SHARE = {"per op": 3e-6, "whole": 1e-5}
+ROUNDING, WOBBLES = 16, 8
 BEHIND_REALS = "reals before it differ in their last bits, and roundings carry that on"
 HELD_BYTES = 1 << 28  # intermediates held at once
 STYLES = ("uniform", "saturating", "ties")
+
+
+Values = Mapping[int, np.ndarray]  # by tensor
+Room = Callable[[], Any]
 
 
 @dataclass
 class Tally:
     """One tensor beside LiteRT's: elements compared, elements that differ, the first of them (index, our value, LiteRT's).
 
-    share: what a real may differ by, and worst: what one differed by at most, as shares of the largest value of its batch.
+    share: what a real may differ by, and worst: what one differed by at most, as shares of the largest value of its batch; rounding:
+    reals beyond the share that rounding alone moves as far (ROUNDING). 0 elements: LiteRT does not hand the tensor out.
     """
 
     op: int
@@ -46,13 +54,18 @@ class Tally:
     first: dict[str, Any] | None = None
     share: float = REAL_SHARE["per op"]
     worst: float = 0.0
+    rounding: int = 0
 
-    def add(self, mine: np.ndarray, theirs: np.ndarray, first_sample: int = 0) -> None:
-        """Count two arrays (N, *shape). *Raises*: ValueError where shapes or types differ."""
+    def add(self, mine: np.ndarray, theirs: np.ndarray, first_sample: int = 0, room: Room | None = None) -> None:
+        """Count two arrays (N, *shape); `room` gives what rounding may move. *Raises*: ValueError where shapes or types differ."""
         if (mine.shape, mine.dtype) != (theirs.shape, theirs.dtype):
             raise ValueError(f"{self.tensor}: {mine.shape} {mine.dtype} against LiteRT's {theirs.shape} {theirs.dtype}")
         wrong, worst = _differ(mine, theirs, self.share)
         self.worst = max(self.worst, worst)
+        if mine.dtype.kind == "f" and room is not None and wrong.any():
+            with np.errstate(invalid="ignore"):
+                explained = wrong & (np.abs(mine - theirs) <= room())
+            wrong, self.rounding = wrong & ~explained, self.rounding + int(explained.sum())
         self.elements, self.differing = self.elements + mine.size, self.differing + int(wrong.sum())
         if self.first is None and wrong.any():
             at = tuple(int(i) for i in np.argwhere(wrong)[0])
@@ -94,6 +107,16 @@ class Outcome:
     def differing(self) -> int:
         return sum(t.differing for t in (*self.per_op, *self.whole))
 
+    @property
+    def rounding(self) -> int:
+        """Reals beyond the share of their tensor that rounding explains."""
+        return sum(t.rounding for t in (*self.per_op, *self.whole))
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """Tensors of ops that were not compared: LiteRT does not hand them out, or hands out no inputs of their op."""
+        return tuple(t.tensor for t in self.per_op if not t.elements)
+
 
 @dataclass(frozen=True)
 class Certificate:
@@ -119,7 +142,8 @@ class Certificate:
         """The certificate as JSON has it."""
         found = asdict(self)
         for flavour, outcome in self.flavours.items():
-            found["flavours"][flavour] |= {"elements": outcome.elements, "differing": outcome.differing}
+            counts = {k: getattr(outcome, k) for k in ("elements", "differing", "rounding")}
+            found["flavours"][flavour] |= counts | {"unseen": list(outcome.unseen)}
         return {"format": "qsim certificate 1", "qsim": __version__, "numerics": NUMERICS, "exact": self.exact, **found}
 
 
@@ -139,7 +163,8 @@ def certify(
     inputs: one array (N, *shape) per model input in its stored type; None: `samples` of each of three generated styles (`generated`).
     sequence: whether the samples of a style are invocations in a row, which carry the state on; None: where the model has a state.
     Each op is fed LiteRT's own intermediates, and the whole graph is run. Integers must be equal; reals may differ by REAL_SHARE of
-    their tensor's largest value; tensors that LiteRT does not hand out (outputs that nothing reads, in XNNPACK) have 0 elements.
+    their tensor's largest value, and where sums cancel or curves are steep by what rounding moves there. Tensors that LiteRT does not
+    hand out (outputs that nothing reads, in XNNPACK) have 0 elements and are listed as unseen.
     LiteRT runs in a child process: a refusal, an abort or `timeout` seconds without an answer is an outcome, not an error. `step` is
     called with a word at each stage. *Raises*: BadData where inputs do not fit the model; OracleFailed where LiteRT is not installed.
     """
@@ -198,6 +223,28 @@ def _known_defect(model: Model, index: int, flavour: str) -> str:
     return f"; known of LiteRT: {found}" if found else ""
 
 
+def _moves(mine: Values, wobbled: Callable[[np.random.Generator], Values]) -> Values:
+    """ROUNDING times how far each real tensor went from `mine` in WOBBLES runs."""
+    rng, found = np.random.default_rng(0), {t: np.zeros_like(x) for t, x in mine.items() if x.dtype.kind == "f"}
+    for _ in range(WOBBLES):
+        with np.errstate(invalid="ignore"):
+            moved = {t: np.abs(x - mine[t]) for t, x in wobbled(rng).items() if t in found}
+        found = {t: np.fmax(found[t], moved[t]) for t in moved}
+    return {t: ROUNDING * x for t, x in found.items()}
+
+
+def _of(values: Callable[[], Values], t: int) -> Any:
+    return values().get(t, 0.0)
+
+
+def _nudged(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Reals times 1 + u, u uniform within an ulp; integers as they are."""
+    if x.dtype.kind != "f":
+        return x
+    ulp = np.finfo(x.dtype).eps
+    return (x * (1 + rng.uniform(-ulp, ulp, x.shape))).astype(x.dtype)
+
+
 class Judge:
     """A model in one flavour beside LiteRT. *Raises*: Unsupported.
 
@@ -228,18 +275,35 @@ class Judge:
     def _compare(self, inputs: list[np.ndarray]) -> None:
         theirs = self.oracle.run(self.data, inputs, self.flavour, "all", sequence=self.sequence)
         for fn in (f for f in self.ops.values() if theirs.keys() >= set(f.graph.inputs)):
-            got = self._run(fn)(*(theirs[t] for t in fn.graph.inputs))
-            self._count(self.per_op, dict(zip(fn.graph.outputs, got, strict=True)), theirs)
+            self._count(self.per_op, self._outputs(fn, theirs), theirs, functools.partial(self._wobbled, fn, theirs))
         outputs, taps = self._run(self.function)(*inputs)
-        self._count(self.whole, taps | dict(zip(self.model.graph.outputs, outputs, strict=True)), theirs)
+        found, given = (
+            taps | dict(zip(self.model.graph.outputs, outputs, strict=True)),
+            dict(zip(self.model.graph.inputs, inputs, strict=True)),
+        )
+        self._count(self.whole, found, theirs, functools.partial(self._wobbled_graph, given))
         self.seen += len(inputs[0]) if inputs else 1
 
-    def _count(self, tallies: Mapping[int, Tally], mine: Mapping[int, np.ndarray], theirs: Mapping[int, np.ndarray]) -> None:
+    def _count(self, tallies: Mapping[int, Tally], mine: Values, theirs: Values, wobbled: Callable[[np.random.Generator], Values]) -> None:
+        moves = functools.cache(functools.partial(_moves, mine, wobbled))
         for t in mine.keys() & theirs.keys():
-            tallies[t].add(mine[t], theirs[t], self.seen)
+            tallies[t].add(mine[t], theirs[t], self.seen, functools.partial(_of, moves, t))
 
     def _run(self, fn: Function) -> Callable[..., Any]:
         return fn.sequence if self.sequence else fn.batch
+
+    def _outputs(self, fn: Function, values: Values) -> Values:
+        return dict(zip(fn.graph.outputs, self._run(fn)(*(values[t] for t in fn.graph.inputs)), strict=True))
+
+    def _wobbled(self, fn: Function, values: Values, rng: np.random.Generator) -> Values:
+        """The outputs of an op with each real input moved by up to an ulp."""
+        return self._outputs(fn, {t: _nudged(values[t], rng) for t in fn.graph.inputs})
+
+    def _wobbled_graph(self, values: Values, rng: np.random.Generator) -> Values:
+        """Every tensor of the graph, op by op, each op's real inputs moved; without what follows an op that cannot run alone."""
+        for fn in (f for f in self.ops.values() if values.keys() >= set(f.graph.inputs)):
+            values = {**values, **self._wobbled(fn, values, rng)}
+        return values
 
     def tallies(self) -> tuple[tuple[Tally, ...], tuple[Tally, ...]]:
         """Per op and whole graph, in the order of the ops."""
@@ -307,7 +371,8 @@ def rows(certificate: Certificate) -> Iterator[dict[str, Any]]:
     """A line per flavour, for a table."""
     for flavour, o in certificate.flavours.items():
         per_op, whole = sum(t.differing for t in o.per_op), sum(t.differing for t in o.whole)
-        yield {"flavour": flavour, "result": o.status, "elements": o.elements, "differ per op": per_op, "differ in the graph": whole}
+        counts = {"elements": o.elements, "differ per op": per_op, "differ in the graph": whole, "by rounding": o.rounding}
+        yield {"flavour": flavour, "result": o.status, **counts, "tensors not seen": len(o.unseen)}
 
 
 def exit_code(certificate: Certificate) -> int:
