@@ -12,9 +12,17 @@ from .types import code_range
 
 @dataclass(frozen=True)
 class Scheme:
-    """What becomes of activations and weights. `activation`, `weight`, `bias`: element types; `per_channel`: weights of CONV_2D,
-    DEPTHWISE_CONV_2D and FULLY_CONNECTED get one scale per output channel (symmetric, narrow: -127..127 for int8). `rounding` of the
-    weights: "nearest", or "sum", which also keeps each channel's sum (see `weights.quantize_weights`)."""
+    """What becomes of an op's activations, weights and bias.
+
+    activation: element type of data inputs and outputs; "float32" leaves them real, and no ranges are needed. weight: element type of
+    the weights ("float32" leaves them). bias: element type of the bias.
+    runtime: where activations stay real, how quantized weights are used: "hybrid" (the kernel quantizes its data as they come) or
+    "dequantize" (an explicit DEQUANTIZE gives real weights back). No meaning with integer activations.
+    per_channel: one scale per output channel for the weights of CONV_2D, DEPTHWISE_CONV_2D and FULLY_CONNECTED, symmetric and narrow
+    (-127..127 for int8). block: columns of FULLY_CONNECTED weights that share a scale; 0: none. smallest: weights of fewer elements
+    stay as they are.
+    rounding of the weights: "nearest", or "sum", which also keeps each channel's sum (see `weights.quantize_weights`).
+    """
 
     name: str
     activation: str = "int8"
@@ -22,10 +30,30 @@ class Scheme:
     bias: str = "int32"
     per_channel: bool = True
     rounding: str = "sum"
+    runtime: str = "hybrid"
+    block: int = 0
+    smallest: int = 0
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether activations have zero point 0: those of 16 bits."""
+        return self.activation == "int16"
 
 
 INT8 = Scheme("int8")
-SCHEMES = {s.name: s for s in (INT8,)}
+UINT8 = Scheme("uint8", "uint8", "uint8", per_channel=False)
+INT16X8 = Scheme("int16x8", "int16", "int8", "int64")
+INT8W4 = Scheme("int8w4", "int8", "int4")
+DYNAMIC8 = Scheme("dynamic8", "float32", "int8", "float32")
+DYNAMIC4 = Scheme("dynamic4", "float32", "int4", "float32")
+WEIGHTS8 = Scheme("weights8", "float32", "int8", "float32", runtime="dequantize")
+WEIGHTS4 = Scheme("weights4", "float32", "int4", "float32", runtime="dequantize")
+BLOCKWISE4 = Scheme("blockwise4", "float32", "int4", "float32", block=32)
+FLOAT16 = Scheme("float16", "float32", "float16", "float16", runtime="dequantize")
+FLOAT32 = Scheme("float32", "float32", "float32", "float32")  # as it is: for the ops that a recipe leaves alone
+SCHEMES = {
+    s.name: s for s in (INT8, UINT8, INT16X8, INT8W4, DYNAMIC8, DYNAMIC4, WEIGHTS8, WEIGHTS4, BLOCKWISE4, FLOAT16, FLOAT32)
+}  # fmt: skip
 
 # The narrowest range a tensor may get: a scale of 2^-23 for 8 bits. Softmax inputs need more than 2^-26 to run in the
 # reference kernels, and a bias scale (a product of two scales) must stay a normal float32.
