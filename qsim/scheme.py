@@ -55,16 +55,21 @@ SCHEMES = {
     s.name: s for s in (INT8, UINT8, INT16X8, INT8W4, DYNAMIC8, DYNAMIC4, WEIGHTS8, WEIGHTS4, BLOCKWISE4, FLOAT16, FLOAT32)
 }  # fmt: skip
 
-# The narrowest range a tensor may get: a scale of 2^-23 for 8 bits. Softmax inputs need more than 2^-26 to run in the
+# The narrowest range a tensor may get: a scale of 2^-23 for 8 bits, 2^-31 for 16. Softmax inputs need more than 2^-26 to run in the
 # reference kernels, and a bias scale (a product of two scales) must stay a normal float32.
 SMALLEST_SCALE = 2.0**-23
+
+
+def smallest_scale(type_name: str) -> float:
+    """The floor of a scale of activations, real units per step."""
+    return SMALLEST_SCALE / 256 if type_name == "int16" else SMALLEST_SCALE
 
 
 def affine(low: float, high: float, type_name: str = "int8", *, symmetric: bool = False) -> tuple[np.float32, int]:
     """(scale, zero point) of a real range: the range is first extended to hold 0, so that 0.0 is always a code.
 
     Formula: scale = f32((high - low) / (qmax - qmin)); zero_point = clip(round_half_even(qmin - low / scale), qmin, qmax).
-    Symmetric: scale = f32(max(|low|, |high|) / qmax), zero_point 0. A scale below 2^-23 (also a zero-width range) is raised to it.
+    Symmetric: scale = f32(max(|low|, |high|) / qmax), zero_point 0. A scale below `smallest_scale` (also a zero-width range) is raised.
 
     *Domain*: finite, low <= high. *Raises*: BadRange otherwise. *Restates*: the rule of the TFLite converter and
     ai-edge-quantizer (both compute the scale in float and nudge the zero point by rounding).
@@ -77,7 +82,7 @@ def affine(low: float, high: float, type_name: str = "int8", *, symmetric: bool 
     qmin, qmax = code_range(type_name)
     low, high = min(low, 0.0), max(high, 0.0)
     if symmetric:
-        return np.float32(max(max(-low, high) / qmax, SMALLEST_SCALE)), 0
-    scale = np.float32(max((high - low) / (qmax - qmin), SMALLEST_SCALE))
+        return np.float32(max(max(-low, high) / qmax, smallest_scale(type_name))), 0
+    scale = np.float32(max((high - low) / (qmax - qmin), smallest_scale(type_name)))
     zero = int(np.clip(np.rint(qmin - low / float(scale)), qmin, qmax))
     return scale, zero
