@@ -8,14 +8,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .assembly import FLOAT, Assembly, compact
+from .blockwise import renumbered
 from .errors import BadRecipe, Unsupported
 from .graph import Graph, Model, Node
 from .layout import Layout, Variable, layout, record
 from .ranges import GroupRange, group_ranges
-from .recipe import Schemes
+from .recipe import Recipe, Schemes, schemes_of
 from .report import AS_IT_WAS, GuardRow, OpRow, RepairRow, Report, TensorRow, some
 from .scheme import INT8, INT8W4, INT16X8, UINT8, Scheme
 from .solve import Conflict, Solution, largest_input, owner, solve
+from .weightonly import with_weights
 from .weights import DEAD, least_scales, plain_scales
 
 WRITTEN = {(s.activation, s.weight, s.bias) for s in (INT8, UINT8, INT16X8, INT8W4)}
@@ -37,18 +39,49 @@ def quantize(model: Model, ranges: Mapping[Any, Any], scheme: Schemes = INT8, *,
     there), BadRecipe (unknown io).
     """
     border = (io, io) if isinstance(io, str) else io
-    _refuse(model, scheme, border)
+    schemes = schemes_of(model, scheme)
+    _refuse(model, schemes, border)
+    source = _Source(model, *_with_weights(model, schemes))
     excluded: dict[int, str] = {}
     while True:
-        plan = layout(model, scheme, exclude=excluded)
-        given = group_ranges(model.graph, plan, ranges)
+        plan = layout(source.made, source.schemes, exclude=excluded)
+        given = group_ranges(source.made.graph, plan, ranges)
         try:
-            solution = solve(model.graph, plan, given)
+            solution = solve(source.made.graph, plan, given)
         except Conflict as conflict:
             node, reason = conflict.args
             excluded[node] = reason
             continue
-        return _finish(model, _Job(plan, given, solution, _name_of(scheme), border), ranges)
+        return _finish(source, _Job(plan, given, solution, _name_of(scheme), border), ranges)
+
+
+class _Source(NamedTuple):
+    """A model, and itself with the weights of weight-only schemes stored. schemes: of the nodes of the latter that are to get integer
+    activations; moved: old node index -> new; stored: old node index -> type of its weights; kept: old node index -> why they stay."""
+
+    model: Model
+    made: Model
+    schemes: Mapping[int, Scheme]
+    moved: Mapping[int, int]
+    stored: Mapping[int, str]
+    kept: Mapping[int, str]
+
+
+def _with_weights(
+    model: Model, schemes: Mapping[int, Scheme]
+) -> tuple[Model, Mapping[int, Scheme], Mapping[int, int], Mapping[int, str], Mapping[int, str]]:
+    """What `_Source` holds beside the model."""
+    light = {i: s for i, s in schemes.items() if s.activation == FLOAT and s.weight != FLOAT}
+    rest = {i: s for i, s in schemes.items() if s.activation != FLOAT}
+    if not light:
+        return model, rest, {n.index: n.index for n in model.graph.nodes}, {}, {}
+    graph, moved, kept = with_weights(model.graph, light)
+    stored = {i: s.weight for i, s in light.items() if i not in kept and i in moved}
+    if not stored and not rest:
+        asked = _name_of(light)
+        words = some([f"op {i} {model.graph.nodes[i].op}: {why}" for i, why in kept.items()])
+        raise Unsupported(f"no op can store its weights as {asked} asks", where=model.path, found=words)
+    return model.but(graphs=(graph, *model.graphs[1:])), {moved[i]: s for i, s in rest.items() if i in moved}, moved, stored, kept
 
 
 class _Job(NamedTuple):
@@ -62,15 +95,19 @@ class _Job(NamedTuple):
 
 
 def _name_of(scheme: Schemes) -> str:
-    return scheme.name if isinstance(scheme, Scheme) else " and ".join(dict.fromkeys(s.name for s in scheme.values()))
+    if isinstance(scheme, (Scheme, Recipe)):
+        return scheme.name
+    return " and ".join(dict.fromkeys(s.name for s in scheme.values()))
 
 
-def _refuse(model: Model, scheme: Schemes, io: tuple[str, ...]) -> None:
+def _refuse(model: Model, schemes: Mapping[int, Scheme], io: tuple[str, ...]) -> None:
     if len(io) != 2 or not set(io) <= set(IO_TYPES):
         raise BadRecipe(f"io is one of {', '.join(IO_TYPES)}", found=io[0] if len(set(io)) == 1 else io)
-    for s in (scheme,) if isinstance(scheme, Scheme) else scheme.values():
-        if (s.activation, s.weight, s.bias) not in WRITTEN:
-            raise Unsupported(f"scheme {s.name!r} cannot be written yet", hint="int8 activations and weights can")
+    for s in schemes.values():
+        if s.activation != FLOAT and (s.activation, s.weight, s.bias) not in WRITTEN:
+            raise Unsupported(
+                f"scheme {s.name!r} cannot be written", found=f"{s.activation} x {s.weight}", hint="LiteRT has no such kernels"
+            )
     stored = [t for t in model.graph.tensors if t.qparams is not None and t.type != FLOAT]
     if stored:
         raise Unsupported(
@@ -79,11 +116,12 @@ def _refuse(model: Model, scheme: Schemes, io: tuple[str, ...]) -> None:
         )  # fmt: skip
 
 
-def _finish(model: Model, job: _Job, ranges: Mapping[Any, Any]) -> Model:
-    graph = Assembly(model.graph, job.plan, job.solution, job.io).build()
-    graph, moved = compact(graph, model.graph)
-    signatures = tuple(_moved_signature(s, moved) for s in model.signatures)
-    return model.but(graphs=(graph, *model.graphs[1:]), signatures=signatures, report=_report(model, graph, job, ranges))
+def _finish(source: _Source, job: _Job, ranges: Mapping[Any, Any]) -> Model:
+    before = source.made.graph
+    graph, moved = compact(Assembly(before, job.plan, job.solution, job.io).build(), source.model.graph)
+    signatures = tuple(_moved_signature(s, moved) for s in source.model.signatures)
+    graphs = (renumbered(graph, moved), *source.model.graphs[1:])
+    return source.model.but(graphs=graphs, signatures=signatures, report=_report(source, graph, job, ranges))
 
 
 def _moved_signature(signature: Mapping[str, Any], moved: Mapping[int, int]) -> Mapping[str, Any]:
@@ -96,22 +134,29 @@ def _moved_signature(signature: Mapping[str, Any], moved: Mapping[int, int]) -> 
 # ---------------------------------------------------------------- the report
 
 
-def _report(model: Model, made: Graph, job: _Job, ranges: Mapping[Any, Any]) -> Report:
-    graph, plan = model.graph, job.plan
-    ops = tuple(OpRow(n.index, n.op, _name(graph, n), _stored(plan, n), plan.kept_float.get(n.index, "")) for n in graph.nodes)
+def _report(source: _Source, made: Graph, job: _Job, ranges: Mapping[Any, Any]) -> Report:
+    graph, plan = source.made.graph, job.plan
+    ops = tuple(_op_row(source, plan, n) for n in source.model.graph.nodes)
     repairs = tuple(
         RepairRow(_owner_name(graph, plan, r.variable), r.before, r.after, _place(graph, r.node), r.reason) for r in job.solution.repairs
     )
-    notes = tuple(_notes(model, job, ranges))
+    notes = tuple(_notes(source.made, job, ranges))
     io = job.io[0] if job.io[0] == job.io[1] else " and ".join(job.io)
     return Report(job.scheme, io, ops, tuple(_tensor_rows(made)), repairs, tuple(_guard_rows(graph, plan, job.solution)), notes)
 
 
-def _stored(plan: Layout, node: Node) -> str:
+def _op_row(source: _Source, plan: Layout, node: Node) -> OpRow:
+    """What became of a node of the source."""
+    at = source.moved.get(node.index, -1)
+    if node.index in source.stored:
+        return OpRow(node.index, node.op, _name(source.model.graph, node), f"{FLOAT} x {source.stored[node.index]}")
+    why = source.kept.get(node.index, plan.kept_float.get(at, ""))
+    stored = _stored(node, plan.quantized[at]) if at in plan.quantized else AS_IT_WAS
+    return OpRow(node.index, node.op, _name(source.model.graph, node), stored, why)
+
+
+def _stored(node: Node, scheme: Scheme) -> str:
     """The activation type, with the type of the weights where that is another."""
-    scheme = plan.quantized.get(node.index)
-    if scheme is None:
-        return AS_IT_WAS
     same = record(node).rule.weights is None or scheme.weight == scheme.activation
     return scheme.activation if same else f"{scheme.activation} x {scheme.weight}"
 
@@ -167,7 +212,7 @@ def _guard_rows(graph: Graph, plan: Layout, solution: Solution) -> Iterator[Guar
         scheme = plan.quantized[index]
         x = solution.parameters[owner(plan, graph.nodes[index], record(graph.nodes[index]).rule.data_inputs(graph.nodes[index])[0])]
         scale = float(x.scale[0])
-        plain = plain_scales(found, scheme)
+        plain = plain_scales(found, scheme.weight, scheme.per_channel)
         raised = plain < least_scales(found, scale, largest_input(scale, int(x.zero_point[0]), scheme.activation), scheme)
         dead = found.peak < DEAD * found.peak.max(initial=0.0)
         if raised.any() or dead.any():

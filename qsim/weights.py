@@ -42,12 +42,12 @@ def survey(weights: np.ndarray, bias: np.ndarray | None, axis: int) -> Survey:
     return Survey(size.max(1, initial=0.0), size.sum(1), b, flat.min(1, initial=0.0), flat.max(1, initial=0.0))
 
 
-def plain_scales(found: Survey, scheme: Scheme) -> np.ndarray:
+def plain_scales(found: Survey, type_name: str, per_channel: bool) -> np.ndarray:
     """peak / qmax, per channel or the largest for all, before any guard; uint8: (high - low) / 254 of all. (C,) float64."""
-    if scheme.weight == "uint8":
+    if type_name == "uint8":
         return np.full_like(found.peak, (found.high.max(initial=0.0) - found.low.min(initial=0.0)) / 254)
-    peak = found.peak if scheme.per_channel else np.full_like(found.peak, found.peak.max(initial=0.0))
-    return peak / code_range(scheme.weight)[1]
+    peak = found.peak if per_channel else np.full_like(found.peak, found.peak.max(initial=0.0))
+    return peak / code_range(type_name)[1]
 
 
 def least_scales(found: Survey, input_scale: float, reach: float, scheme: Scheme) -> np.ndarray:
@@ -65,7 +65,7 @@ def least_scales(found: Survey, input_scale: float, reach: float, scheme: Scheme
 
 def weight_scales(found: Survey, input_scale: float, reach: float, scheme: Scheme) -> np.ndarray:
     """Scales to store, float32: (C,) per channel, (1,) per tensor; the plain ones, raised where the guard asks for it."""
-    plain = plain_scales(found, scheme).astype(np.float32)
+    plain = plain_scales(found, scheme.weight, scheme.per_channel).astype(np.float32)
     scales = np.maximum(plain, round_up(least_scales(found, input_scale, reach, scheme)))
     return scales if scheme.per_channel else scales.max(keepdims=True)
 
