@@ -63,11 +63,11 @@ SMALLEST_SCALE = 2.0**-23
 def affine(low: float, high: float, type_name: str = "int8", *, symmetric: bool = False) -> tuple[np.float32, int]:
     """(scale, zero point) of a real range: the range is first extended to hold 0, so that 0.0 is always a code.
 
-    Formula: scale = f32((high - low) / (qmax - qmin)); zero_point = clip(round_half_even(qmin - low / scale), qmin, qmax).
+    Formula, in float64: scale = (high - low) / (qmax - qmin); zero_point = clip(round(z), qmin, qmax), halves away from zero, where z is
+    qmin - low / scale or qmax - high / scale, whichever has the smaller error; the scale is then stored as float32.
     Symmetric: scale = f32(max(|low|, |high|) / qmax), zero_point 0. A scale below 2^-23 (also a zero-width range) is raised to it.
 
-    *Domain*: finite, low <= high. *Raises*: BadRange otherwise. *Restates*: the rule of the TFLite converter and
-    ai-edge-quantizer (both compute the scale in float and nudge the zero point by rounding).
+    *Domain*: finite, low <= high. *Raises*: BadRange otherwise. *Restates*: the rule of the TFLite converter (old and new).
     """
     low, high = float(low), float(high)
     if not (np.isfinite(low) and np.isfinite(high)):
@@ -78,6 +78,7 @@ def affine(low: float, high: float, type_name: str = "int8", *, symmetric: bool 
     low, high = min(low, 0.0), max(high, 0.0)
     if symmetric:
         return np.float32(max(max(-low, high) / qmax, SMALLEST_SCALE)), 0
-    scale = np.float32(max((high - low) / (qmax - qmin), SMALLEST_SCALE))
-    zero = int(np.clip(np.rint(qmin - low / float(scale)), qmin, qmax))
-    return scale, zero
+    scale = max((high - low) / (qmax - qmin), SMALLEST_SCALE)
+    by_low = abs(qmin) - low / scale < abs(qmax) + high / scale  # the smaller terms carry the smaller rounding error
+    zero = qmin - low / scale if by_low else qmax - high / scale
+    return np.float32(scale), int(np.clip(np.copysign(np.floor(abs(zero) + 0.5), zero), qmin, qmax))
