@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small
 
 import qsim
 from qsim.fixed import quantize_multiplier
@@ -51,8 +52,7 @@ def dense(channels: int, bias: np.ndarray | None = None) -> bytes:
         Tensor(2, "bias", b.shape, "int32", _parameters(BIAS, 0, "int32", channels), b),
         Tensor(3, "logits", (1, CLASSES), "int8", _parameters(OUTPUT, 49)),
     )
-    options = {"fused_activation_function": "NONE", "keep_num_dims": False, "weights_format": "DEFAULT", "asymmetric_quantize_inputs": False}
-    node = Node(0, "FULLY_CONNECTED", (0, 1, 2), (3,), Options(options), 5 if channels > 1 else 4)
+    node = Node(0, "FULLY_CONNECTED", (0, 1, 2), (3,), Options(small.DENSE), 5 if channels > 1 else 4)
     return to_bytes(Model((Graph(tensors, (node,), (0,), (3,)),)))
 
 
