@@ -9,6 +9,7 @@ import numpy as np
 
 from .assembly import compact
 from .errors import BadRange
+from .flat import Record
 from .graph import Graph, Model, Node, Tensor
 from .layout import known_values
 from .quantizer import _moved_signature
@@ -25,26 +26,27 @@ class Taken(NamedTuple):
     kept: tuple[int, ...] = ()
 
 
-def given_ranges(model: Model) -> dict[str, Range]:
+def given_ranges(model: Model, *, trusted: bool = False) -> dict[str, Range]:
     """{tensor key: (low, high)}, real units, of the float tensors whose range the model brings along.
 
     Of a FAKE_QUANT: its input and output get (min, max), nudged so that 0.0 is on the grid of its bits. Of a computed float tensor
-    with one min and one max in its quantization record: those, unless a FAKE_QUANT says otherwise. A model input's [0, 255] is left out:
-    old converters wrote it where nothing was known. Several ranges of one tensor give their hull.
+    with one min and one max in its quantization record: those, unless a FAKE_QUANT says otherwise. A model input's [0, 255] is left out,
+    since old converters wrote it where nothing was known, unless the file is `trusted`. Several ranges of one tensor give their hull.
     *Raises*: BadRange for a FAKE_QUANT whose min and max are no range.
     """
     graph = model.graph
-    return {graph.key(t): ends for t, ends in _given(graph).items()}
+    return {graph.key(t): ends for t, ends in _given(graph, trusted).items()}
 
 
-def _given(graph: Graph) -> dict[int, Range]:
+def _given(graph: Graph, trusted: bool = False) -> dict[int, Range]:
     found: dict[int, Range] = {}
     for node in graph.nodes:
         if node.op == "FAKE_QUANT":
             for t in (node.inputs[0], node.outputs[0]):
                 found[t] = _union(found.get(t), nudged(node))
-    stored = {t.index: ends for t in graph.tensors if (ends := stored_range(graph, t)) is not None}
-    return stored | found
+    stored = {t.index: ends for t in graph.tensors if (ends := stored_range(t)) is not None}
+    doubtful = set() if trusted else {t for t in graph.inputs if stored.get(t) == UNKNOWN_INPUT}
+    return {t: ends for t, ends in stored.items() if t not in doubtful} | found
 
 
 def nudged(node: Node) -> Range:
@@ -58,16 +60,32 @@ def nudged(node: Node) -> Range:
     return float(fake_grid(node.options)[1]), float(fake_grid(node.options)[2])
 
 
-def stored_range(graph: Graph, tensor: Tensor) -> Range | None:
+def stored_range(tensor: Tensor) -> Range | None:
     """The (min, max) in a computed float tensor's quantization record, real units; None where there is no usable one."""
     quantization = (tensor.raw or {}).get("quantization") or {}
     ends = [quantization.get(name, np.zeros(0)) for name in ("min", "max")]
     if tensor.type != "float32" or tensor.is_constant or any(e.size != 1 for e in ends):
         return None
     low, high = (float(e[0]) for e in ends)
-    if not (np.isfinite(low) and np.isfinite(high) and low < high):
-        return None
-    return None if tensor.index in graph.inputs and (low, high) == UNKNOWN_INPUT else (low, high)
+    return (low, high) if np.isfinite(low) and np.isfinite(high) and low < high else None
+
+
+def with_min_max(model: Model, ranges: Mapping[str, Range]) -> Model:
+    """The float model with each range in its tensor's quantization record (min, max), and nothing else changed.
+
+    ranges: {tensor key: (low, high)}, real units. LiteRT reads neither field; the TFLite converter's `mlir_quantize` takes them for the
+    range of the tensor. *Raises*: BadRange for an unknown tensor, and for one that is a constant or not float32.
+    """
+    graph, tensors = model.graph, list(model.graph.tensors)
+    for key, (low, high) in ranges.items():
+        t = tensors[graph.find(key)]
+        if t.type != "float32" or t.is_constant:
+            raise BadRange(f"tensor {key!r} is not a computed float32 tensor", where=model.path, found=t.type)
+        raw = t.raw if isinstance(t.raw, Record) else Record("Tensor", {"has_rank": True})
+        old = raw.get("quantization") or Record("QuantizationParameters")
+        ends = {name: np.array([end], "<f4") for name, end in (("min", low), ("max", high))}
+        tensors[t.index] = t.but(raw=raw.but(quantization=old.but(**ends)))
+    return model.but(graphs=(graph.but(tensors=tuple(tensors)), *model.graphs[1:]))
 
 
 def _union(a: Range | None, b: Range) -> Range:

@@ -63,11 +63,12 @@ SMALLEST_SCALE = 2.0**-23
 def affine(low: float, high: float, type_name: str = "int8", *, symmetric: bool = False) -> tuple[np.float32, int]:
     """(scale, zero point) of a real range: the range is first extended to hold 0, so that 0.0 is always a code.
 
-    Formula, in float64: scale = (high - low) / (qmax - qmin); zero_point = clip(round(z), qmin, qmax), halves away from zero, where z is
-    qmin - low / scale or qmax - high / scale, whichever has the smaller error; the scale is then stored as float32.
+    Formula: scale = f32((f32(high) - f32(low)) / (qmax - qmin)); zero_point = clip(round(qmin - low / scale), qmin, qmax), halves away
+    from zero. uint8: all in float64, from the end that loses less, and only the scale is then rounded to float32.
     Symmetric: scale = f32(max(|low|, |high|) / qmax), zero_point 0. A scale below 2^-23 (also a zero-width range) is raised to it.
 
-    *Domain*: finite, low <= high. *Raises*: BadRange otherwise. *Restates*: the rule of the TFLite converter (old and new).
+    *Domain*: finite, low <= high. *Raises*: BadRange otherwise. *Restates*: the TFLite converter, its calibrated int8 and its uint8 of
+    default ranges and input statistics. *Differs from*: ai-edge-quantizer, which computes in float32 and rounds halves to even.
     """
     low, high = float(low), float(high)
     if not (np.isfinite(low) and np.isfinite(high)):
@@ -78,7 +79,18 @@ def affine(low: float, high: float, type_name: str = "int8", *, symmetric: bool 
     low, high = min(low, 0.0), max(high, 0.0)
     if symmetric:
         return np.float32(max(max(-low, high) / qmax, SMALLEST_SCALE)), 0
+    scale, zero = (_legacy if type_name == "uint8" else _calibrated)(low, high, qmin, qmax)
+    return scale, int(np.clip(np.copysign(np.floor(abs(zero) + 0.5), zero), qmin, qmax))
+
+
+def _calibrated(low: float, high: float, qmin: int, qmax: int) -> tuple[np.float32, float]:
+    """Scale, and zero point before it is rounded."""
+    scale = np.float32(max(float(np.float32(high) - np.float32(low)) / (qmax - qmin), SMALLEST_SCALE))
+    return scale, qmin - low / float(scale)
+
+
+def _legacy(low: float, high: float, qmin: int, qmax: int) -> tuple[np.float32, float]:
+    """The same in float64, from the end of the range whose terms are smaller: (-100, 100) gives 127.5."""
     scale = max((high - low) / (qmax - qmin), SMALLEST_SCALE)
-    by_low = abs(qmin) - low / scale < abs(qmax) + high / scale  # the smaller terms carry the smaller rounding error
-    zero = qmin - low / scale if by_low else qmax - high / scale
-    return np.float32(scale), int(np.clip(np.copysign(np.floor(abs(zero) + 0.5), zero), qmin, qmax))
+    by_low, by_high = qmin - low / scale, qmax - high / scale
+    return np.float32(scale), by_low if abs(qmin) + abs(low / scale) < abs(qmax) + abs(high / scale) else by_high

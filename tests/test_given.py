@@ -10,9 +10,11 @@ from nets import Net
 import qsim
 from qsim.check import check
 from qsim.errors import BadRange
-from qsim.given import given_ranges, nudged, without_fake_quant
+from qsim.flat import Record
+from qsim.given import given_ranges, nudged, with_min_max, without_fake_quant
 from qsim.graph import Model, Node, Options
 from qsim.reader import read
+from qsim.records import diff
 from qsim.writer import to_bytes
 
 X = (small.images(16) / 64 - 2).astype(np.float32)
@@ -140,9 +142,7 @@ def test_a_model_without_them_is_returned_as_it_is():
 
 
 def with_fields(**ends: tuple[float, float]) -> Model:
-    """The small net with min and max in the quantization records of tensors."""
-    from qsim.flat import Record
-
+    """The small net with min and max in the quantization records of tensors, whatever they are."""
     model = read(to_bytes(small.float_net()))
 
     def marked(t):
@@ -162,7 +162,34 @@ def test_fields_of_the_file_are_ranges():
 
 
 def test_what_old_converters_wrote_for_want_of_knowledge_is_no_range():
-    assert given_ranges(with_fields(image=(0.0, 255.0), hidden=(0.0, 255.0))) == {"hidden": (0.0, 255.0)}
+    model = with_fields(image=(0.0, 255.0), hidden=(0.0, 255.0))
+    assert given_ranges(model) == {"hidden": (0.0, 255.0)}
+    assert given_ranges(model, trusted=True) == dict.fromkeys(("image", "hidden"), (0.0, 255.0))
+
+
+def test_written_fields_come_back_and_nothing_else_changes(oracle):
+    """Both for a model that was read and for one made here."""
+    ranges = {"image": (-2.0, 2.0), "hidden": (0.0, 3.25), "probabilities": (0.0, 1.0)}
+    for model in (read(to_bytes(small.float_net())), small.float_net()):
+        made = read(to_bytes(with_min_max(model, ranges)))
+        assert given_ranges(made) == ranges
+        found = [path for path in diff(made.source.root, read(to_bytes(model)).source.root) if not path.endswith("quantization")]
+        assert found == []
+        for flavour in ("xnnpack", "reference"):
+            before, after = (oracle.run(to_bytes(m), [X], flavour, tensors="all") for m in (model, made))
+            assert before.keys() == after.keys() and all(np.array_equal(before[t], after[t]) for t in before)
+
+
+def test_new_numbers_for_old_fields_are_a_patch(tmp_path):
+    once = read(to_bytes(with_min_max(small.float_net(), {"hidden": (0.0, 3.0)})))
+    assert qsim.save(with_min_max(once, {"hidden": (0.0, 5.0)}), tmp_path / "m.tflite") == "patch"
+    assert given_ranges(qsim.load(tmp_path / "m.tflite")) == {"hidden": (0.0, 5.0)}
+
+
+@pytest.mark.parametrize(("key", "words"), [("w1", "not a computed float32 tensor"), ("hiden", "Nearest: hidden"), ("shape", "int32")])
+def test_what_has_no_range_is_refused(key, words):
+    with pytest.raises(BadRange, match=words):
+        with_min_max(small.float_net(), {key: (0.0, 1.0)})
 
 
 @pytest.mark.models

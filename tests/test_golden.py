@@ -30,7 +30,22 @@ def test_a_unit_range_and_the_default_range():
         (0.003921568859368563, 0),
         (0.7843137383460999, 128),
     ]
-    assert affine(-100.0, 100.0, "int8") == (np.float32(200 / 255), -1)  # and not 0: the half step goes away from zero in each type
+    assert affine(-100.0, 100.0, "int8") == (np.float32(200 / 255), -1)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "kind", "scale", "zero"),
+    [
+        (-13.107339859008789, 42.45222473144531, "int8", 0.21788063645362854, -68),  # the difference is rounded to float32
+        (-38.0394401550293, 1.3242274522781372, "int8", 0.15436731278896332, 118),
+        (-41.40235900878906, 41.40235900878906, "int8", 0.32472437620162964, 0),
+        (-41.1259765625, 148.27737426757812, "uint8", 0.7427582144737244, 55),
+    ],
+)
+def test_parameters_are_those_of_the_converter(low, high, kind, scale, zero):
+    """As TF 2.21 wrote them: int8 from min and max in a float file, uint8 from `default_ranges_stats`."""
+    found = affine(low, high, kind)
+    assert (float(found[0]), found[1]) == (scale, zero)
 
 
 def test_the_scales_of_the_dense_layer():
