@@ -1,7 +1,7 @@
 """A layout and its parameters -> the quantized graph: tensors retyped in place, constants rewritten per role, conversions inserted.
 
-A tensor keeps its index and name in the form in which most of the graph sees it: int8 inside, the model's input and output type at
-the border. Every other form is a new tensor behind a QUANTIZE or DEQUANTIZE, made once and shared by its readers.
+A tensor keeps its index and name in the form in which it comes into being: codes of its op's scheme inside, the model's input and
+output type at the border. Every other form is a new tensor behind a QUANTIZE or DEQUANTIZE, made once and shared by its readers.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from .graph import Graph, Node, Options, QParams, Tensor
-from .layout import Layout, record
-from .scheme import Scheme
+from .layout import TARGETS, Layout, record
+from .scheme import affine
 from .solve import Solution, largest_input, owner
-from .types import code_range
-from .weights import quantize_bias, quantize_constant, quantize_weights, weight_scales
+from .types import TYPES, code_range
+from .weights import quantize_bias, quantize_constant, quantize_weights, weight_scales, weight_zero_point
 
 FLOAT = "float32"
 SHAPE_READERS = ("SHAPE", "RANK")  # they take any type, so they read whatever form there is
@@ -24,10 +24,13 @@ NEED_BIAS = ("CONV_2D", "DEPTHWISE_CONV_2D")  # their integer kernels do not acc
 
 
 class Assembly:
-    """Builds the new tensors and nodes of one graph. `forms`: (tensor, form) -> index; a form is "float32" or its QParams and type."""
+    """Builds the new tensors and nodes of one graph. `forms`: (tensor, form) -> index; a form is "float32" or its type and QParams.
 
-    def __init__(self, graph: Graph, plan: Layout, solution: Solution, scheme: Scheme, io: str):
-        self.graph, self.plan, self.solution, self.scheme, self.io = graph, plan, solution, scheme, io
+    io: types of the model's inputs and of its outputs.
+    """
+
+    def __init__(self, graph: Graph, plan: Layout, solution: Solution, io: tuple[str, str]):
+        self.graph, self.plan, self.solution, self.io = graph, plan, solution, io
         self.tensors: list[Tensor] = list(graph.tensors)
         self.names = {t.name for t in graph.tensors}
         self.nodes: list[Node] = []
@@ -51,28 +54,30 @@ class Assembly:
     def _border(self, t: int) -> None:
         """A model input that quantized ops read gets the wanted type, in place."""
         self.native[t] = t
-        if t not in self.plan.group_of or self.io == FLOAT:
+        seen, kind = self.plan.grouped.get(t, ()), self.io[0]
+        if not seen or kind == FLOAT:
             self.forms[t, FLOAT] = t
             return
-        q = self._own(t)
-        kind, q = (self.io, q) if self.io == self.scheme.activation else (self.io, as_type(q, self.scheme.activation, self.io))
+        like = kind if kind in seen else seen[0]
+        q = as_type(self._own(t, like), like, kind)
         self.tensors[t] = self.tensors[t].but(type=kind, qparams=q)
         self.forms[t, (kind, q)] = t
 
-    def _own(self, t: int) -> QParams:
-        return self.solution.parameters["fixed", t] if t in self.plan.fixed else self.solution.parameters["group", self.plan.group_of[t]]
+    def _own(self, t: int, kind: str) -> QParams:
+        return self.solution.parameters[self.plan.owner_of(t, kind)]
 
-    def stored(self, t: int, q: QParams | None = None) -> int:
-        """Index of tensor t as activation codes with parameters q (its own where None)."""
-        form = (self.scheme.activation, q or self._own(t))
+    def stored(self, t: int, kind: str, q: QParams) -> int:
+        """Index of tensor t as codes of a type with parameters q."""
+        form = (kind, q)
         if (t, form) not in self.forms:
-            self.forms[t, form] = self._convert("QUANTIZE", self.native[t], self._new(t, *form))
+            source = self.native[t] if _converts(self.tensors[self.native[t]].type, kind) else self.real(t)
+            self.forms[t, form] = self._convert("QUANTIZE", source, self._new(t, *form))
         return self.forms[t, form]
 
     def real(self, t: int) -> int:
         """Index of tensor t as float32."""
         if (t, FLOAT) not in self.forms:
-            at = t if t in self.graph.outputs and self.io == FLOAT else self._new(t, FLOAT, None)
+            at = t if t in self.graph.outputs and self.io[1] == FLOAT and t not in self.graph.inputs else self._new(t, FLOAT, None)
             self.forms[t, FLOAT] = self._convert("DEQUANTIZE", self.native[t], at)
         return self.forms[t, FLOAT]
 
@@ -95,7 +100,7 @@ class Assembly:
         from .ops import REGISTRY
 
         versions = REGISTRY[op].rule.versions
-        version = versions.get(self.tensors[source].type, versions[self.scheme.activation])
+        version = max(versions.get(self.tensors[t].type, 1) for t in (source, target))
         self.nodes.append(Node(-1, op, (source,), (target,), Options(), version))
         return target
 
@@ -114,7 +119,10 @@ class Assembly:
         return self.native[t] if node.op in SHAPE_READERS else self.real(t)
 
     def _has_codes(self, t: int) -> bool:
-        return t in self.plan.group_of or t in self.plan.fixed
+        return t in self.plan.grouped or t in self.plan.fixed
+
+    def _kind(self, node: Node) -> str:
+        return self.plan.quantized[node.index].activation
 
     def _quantized(self, node: Node) -> Node:
         rule = record(node).rule
@@ -124,39 +132,39 @@ class Assembly:
         if rule.weights is not None:
             self._weights(node, inputs)
         outputs = tuple(self._result(t) for t in node.outputs)
-        version = max(rule.versions.get(self.scheme.activation, node.version), node.version)
+        version = max(rule.versions.get(self._kind(node), node.version), node.version)
         return node.but(inputs=tuple(inputs), outputs=outputs, version=version)
 
     def _data(self, node: Node, position: int) -> int:
         t = node.inputs[position]
         q = self.solution.parameters[owner(self.plan, node, position)]
         if t not in self.plan.values:
-            return self.stored(t, q)
-        return self.constant(t, quantize_constant(self.plan.values[t], q, self.scheme.activation), self.scheme.activation, q)
+            return self.stored(t, self._kind(node), q)
+        return self.constant(t, quantize_constant(self.plan.values[t], q, self._kind(node)), self._kind(node), q)
 
     def _result(self, t: int) -> int:
         """Where a quantized node writes tensor t: in place, unless the model's output shows it in another type."""
         if self.graph.tensors[t].type != FLOAT:
             return t
-        q = self._own(t)
-        moved = t in self.graph.outputs and self.io != self.scheme.activation
-        at = self._new(t, self.scheme.activation, q) if moved else t
-        self.tensors[at] = self.tensors[at].but(type=self.scheme.activation, qparams=q)
-        self.forms[t, (self.scheme.activation, q)] = self.native[t] = at
+        kind = self.plan.native[t]
+        q = self._own(t, kind)
+        at = self._new(t, kind, q) if t in self.graph.outputs and self.io[1] != kind else t
+        self.tensors[at] = self.tensors[at].but(type=kind, qparams=q)
+        self.forms[t, (kind, q)] = self.native[t] = at
         return at
 
     def _output(self, t: int) -> int:
         if t in self.graph.inputs or not self._has_codes(t) or t not in self.graph.producer:
             return t
-        if self.graph.producer[t] not in self.plan.quantized or self.io == self.scheme.activation:
+        wanted, kind = self.io[1], self.plan.native.get(t)
+        if kind is None or kind == wanted:
             return t
-        if self.io == FLOAT:
+        if wanted == FLOAT:
             return self.real(t)
-        q = as_type(self._own(t), self.scheme.activation, self.io)
-        if (t, (self.io, q)) not in self.forms:
-            self.tensors[t] = self.tensors[t].but(type=self.io, qparams=q)
-            self.forms[t, (self.io, q)] = self._convert("QUANTIZE", self.stored(t), t)
-        return t
+        q = as_type(self._own(t, kind), kind, wanted)
+        source = self.native[t] if _converts(kind, wanted) else self.real(t)
+        self.tensors[t] = self.tensors[t].but(type=wanted, qparams=q)
+        return self._convert("QUANTIZE", source, t)
 
     # constants
 
@@ -164,20 +172,20 @@ class Assembly:
         """Weights and bias of a sum of products, as codes; an absent bias becomes zeros where the kernels want one."""
         rule, found = record(node).rule, self.solution.surveys[node.index]
         axis, wp, bp = rule.weight_axis or 0, rule.weights or 0, rule.bias
-        x = self.solution.parameters[owner(self.plan, node, 0)]
+        x, scheme = self.solution.parameters[owner(self.plan, node, 0)], self.plan.quantized[node.index]
         scale, zero = np.float32(x.scale[0]), int(x.zero_point[0])
-        reach = largest_input(float(scale), zero, self.scheme.activation)
-        scales = weight_scales(found, float(scale), reach, self.scheme.weight, self.scheme.per_channel)
-        codes, q = quantize_weights(self.plan.values[node.inputs[wp]], scales, axis, self.scheme.weight, self.scheme.rounding)
-        inputs[wp] = self.constant(node.inputs[wp], codes, self.scheme.weight, q)
+        scales = weight_scales(found, float(scale), largest_input(float(scale), zero, scheme.activation), scheme)
+        w, w_zero = self.plan.values[node.inputs[wp]], weight_zero_point(found, scales, scheme)
+        codes, q = quantize_weights(w, scales, axis, scheme.weight, scheme.rounding, w_zero)
+        inputs[wp] = self.constant(node.inputs[wp], codes, scheme.weight, q)
         if bp is None:
             return
         if bp < len(inputs) and inputs[bp] >= 0:
-            codes, q = quantize_bias(self.plan.values[node.inputs[bp]], scale, scales, self.scheme.bias)
-            inputs[bp] = self.constant(node.inputs[bp], codes, self.scheme.bias, q)
+            codes, q = quantize_bias(self.plan.values[node.inputs[bp]], scale, scales, scheme.bias)
+            inputs[bp] = self.constant(node.inputs[bp], codes, scheme.bias, q)
         elif node.op in NEED_BIAS:
-            codes, q = quantize_bias(np.zeros(len(found.bias)), scale, scales, self.scheme.bias)
-            inputs[bp:] = [self._append(self._name(self.graph.tensors[node.outputs[0]].name, "bias"), codes, self.scheme.bias, q)]
+            codes, q = quantize_bias(np.zeros(len(found.bias)), scale, scales, scheme.bias)
+            inputs[bp:] = [self._append(self._name(self.graph.tensors[node.outputs[0]].name, "bias"), codes, scheme.bias, q)]
 
     def constant(self, t: int, codes: np.ndarray, kind: str, q: QParams) -> int:
         """Index of constant t as codes: in place for its first role unless something still reads the float values, else a copy."""
@@ -204,9 +212,20 @@ def _constant(t: Tensor, codes: np.ndarray, kind: str, q: QParams) -> Tensor:
 
 
 def as_type(q: QParams, old: str, new: str) -> QParams:
-    """The same real values as codes of another type of equal width: the zero point moves with the lowest code."""
+    """The same real values as codes of another type. Equal width: the zero point moves with the lowest code; else the same range."""
     (before, _), (low, high) = code_range(old), code_range(new)
-    return QParams(q.scale, np.asarray(q.zero_point, np.int64) - before + low, low, high, q.axis)
+    if TYPES[old].bits == TYPES[new].bits:
+        return QParams(q.scale, np.asarray(q.zero_point, np.int64) - before + low, low, high, q.axis)
+    least, most = (float(end[0]) for end in q.real_range())
+    scale, zero = affine(least, most, new, symmetric=new == "int16")
+    return QParams(np.asarray([scale]), np.asarray([zero], np.int64), low, high)
+
+
+def _converts(old: str, new: str) -> bool:
+    """Whether LiteRT's QUANTIZE goes from a type to another."""
+    from .ops import REGISTRY
+
+    return all(any(k.serves(((old,), (new,)), f) for k in REGISTRY["QUANTIZE"].kernels) for f in TARGETS)
 
 
 def _float_uses(graph: Graph, plan: Layout) -> Iterator[int]:

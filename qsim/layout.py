@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,9 @@ from .graph import Graph, Model, Node
 from .op import Op, Rule
 from .scheme import INT8, Scheme
 
+Variable = tuple  # ("group", position), ("fixed", tensor) or ("constant", node, input position): what owns one (scale, zero point)
+Use = tuple[int, str]  # (tensor, element type in which quantized ops see it)
+Schemes = Scheme | Mapping[int, Scheme]  # one for all nodes, or node index -> its own; nodes without one stay as they are
 TARGETS = ("xnnpack", "reference")  # an op is quantized only where both have a kernel for the types it would get
 CLAMPS = ("NONE", "RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1")
 
@@ -22,9 +25,11 @@ CLAMPS = ("NONE", "RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1")
 class Layout:
     """What `quantize` will do with each op and tensor of the primary graph; tensors by index.
 
-    groups: computed tensors that must share one (scale, zero point): one estimation problem each, singletons included.
-    fixed: outputs whose parameters their op dictates, and what moves them on unchanged; they are in no group.
-    kept_float: node index -> why it stays as it is. quantized: the other nodes.
+    groups: computed tensors that must share one (scale, zero point): one estimation problem each, singletons included. types: the
+    element type of each group. A tensor that ops of several activation types see is in a group of each.
+    fixed: outputs whose parameters their op dictates, and what moves them on unchanged; in the type of their op they are in no group.
+    kept_float: node index -> why it stays as it is. quantized: the other nodes, and the scheme of each. native: element type in which
+    a quantized node gives a tensor.
     tied_constants: position in `groups` -> constants that share the group's parameters, so its range must hold their values.
     requantized: (node, input position) where a tensor of fixed parameters enters a group through a QUANTIZE.
     values: float32 tensors known without data: constants, and what the graph computes from constants alone.
@@ -33,31 +38,82 @@ class Layout:
     groups: tuple[tuple[int, ...], ...]
     fixed: Mapping[int, tuple[float, int]]
     kept_float: Mapping[int, str]
-    quantized: frozenset[int] = frozenset()
+    quantized: Mapping[int, Scheme] = field(default_factory=dict)
+    types: tuple[str, ...] = ()
+    native: Mapping[int, str] = field(default_factory=dict)
     tied_constants: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     requantized: frozenset[tuple[int, int]] = frozenset()
     values: Mapping[int, np.ndarray] = field(default_factory=dict)
 
     @cached_property
-    def group_of(self) -> dict[int, int]:
-        """tensor index -> position in `groups`."""
-        return {t: i for i, group in enumerate(self.groups) for t in group}
+    def group_of(self) -> dict[Use, int]:
+        """(tensor index, element type) -> position in `groups`."""
+        return {(t, kind): i for i, (group, kind) in enumerate(zip(self.groups, self.types, strict=True)) for t in group}
+
+    @cached_property
+    def grouped(self) -> dict[int, tuple[str, ...]]:
+        """tensor index -> the types in which it is in a group."""
+        found: dict[int, tuple[str, ...]] = {}
+        for t, kind in self.group_of:
+            found[t] = (*found.get(t, ()), kind)
+        return found
+
+    def owner_of(self, t: int, kind: str) -> Variable:
+        """Who owns the parameters of a computed tensor where ops of an activation type see it."""
+        group = self.group_of.get((t, kind))
+        return ("fixed", t) if group is None else ("group", group)
+
+    def kind(self, v: Variable) -> str:
+        """The element type that an owner has parameters for."""
+        if v[0] == "group":
+            return self.types[v[1]]
+        return self.native[v[1]] if v[0] == "fixed" else self.quantized[v[1]].activation
 
 
-def layout(model: Model, scheme: Scheme = INT8, *, exclude: Mapping[int, str] | None = None) -> Layout:
+def layout(model: Model, scheme: Schemes = INT8, *, exclude: Mapping[int, str] | None = None) -> Layout:
     """The layout of a model's primary graph under a scheme. exclude: node index -> reason, for nodes to keep as they are.
 
     Same-scale ties are the connected sets of the ops' rules. A dictated output (SOFTMAX 1/256) passes through ops that only move
     data; where it meets other tensors in a tie, it is requantized on that edge, since its own parameters would clip the others.
     """
     graph, values = model.graph, known_values(model.graph)
-    kept = {n.index: why for n in graph.nodes if (why := (exclude or {}).get(n.index) or why_float(graph, n, values, scheme))}
+    schemes = {n.index: _runnable(graph, n, s) for n in graph.nodes if (s := _scheme_of(scheme, n)) is not None}
+    kept = {n.index: why for n in graph.nodes if (why := (exclude or {}).get(n.index) or why_float(graph, n, values, schemes.get(n.index)))}
     kept.update(_lonely(graph, kept, values))
     nodes = [n for n in graph.nodes if n.index not in kept]
-    fixed = _dictated(graph, nodes, values, scheme)
-    groups = _groups(graph, nodes, set(fixed) | set(values))
-    quantized = frozenset(n.index for n in nodes)
-    return Layout(groups, fixed, kept, quantized, _tied_constants(nodes, groups, values), _requantized(graph, nodes, fixed), values)
+    quantized = {n.index: schemes[n.index] for n in nodes}
+    native = {t: quantized[n.index].activation for n in nodes for t in _real_outputs(graph, n)}
+    plan = Layout((), _dictated(nodes, native), kept, quantized, native=native, values=values)
+    groups, types = _groups(graph, nodes, plan)
+    plan = replace(plan, groups=groups, types=types, requantized=_requantized(graph, nodes, plan))
+    return replace(plan, tied_constants=_tied_constants(nodes, plan))
+
+
+def _scheme_of(scheme: Schemes, node: Node) -> Scheme | None:
+    return scheme if isinstance(scheme, Scheme) else scheme.get(node.index)
+
+
+def _runnable(graph: Graph, node: Node, scheme: Scheme) -> Scheme:
+    """The scheme, with 8-bit weights where LiteRT has no kernel for fewer bits, and the bias type that its kernel takes."""
+    from .ops import REGISTRY
+
+    op = REGISTRY.get(node.op)
+    if op is None or scheme.activation == "float32":
+        return scheme
+    choices = [
+        replace(scheme, weight=w, bias=b) for w in dict.fromkeys((scheme.weight, _plain_weight(scheme))) for b in (scheme.bias, "int32")
+    ]
+    return next((s for s in choices if not _lacking(graph, node, op, s)), scheme)
+
+
+def _plain_weight(scheme: Scheme) -> str:
+    return "uint8" if scheme.activation == "uint8" else "int8"
+
+
+def _lacking(graph: Graph, node: Node, op: Op, scheme: Scheme) -> list[str]:
+    """The kernel flavours without a kernel for a node under a scheme."""
+    types = target_types(graph, node, op.rule, scheme)
+    return [f for f in TARGETS if not any(k.serves(types, f) for k in op.kernels)]
 
 
 def record(node: Node) -> Op:
@@ -87,11 +143,13 @@ def known_values(graph: Graph) -> dict[int, np.ndarray]:
 # ---------------------------------------------------------------- which ops
 
 
-def why_float(graph: Graph, node: Node, values: Mapping[int, np.ndarray], scheme: Scheme) -> str | None:
+def why_float(graph: Graph, node: Node, values: Mapping[int, np.ndarray], scheme: Scheme | None) -> str | None:
     """Why a node stays as it is, in words, or None where it gets quantized."""
     from .ops import REGISTRY
 
     op = REGISTRY.get(node.op)
+    if scheme is None or scheme.activation == "float32":
+        return "its recipe leaves its activations float32"
     if node.outputs and all(t in values for t in node.outputs):
         return "its result does not depend on data"
     if node.op in CONTROL_OPS:
@@ -103,8 +161,7 @@ def why_float(graph: Graph, node: Node, values: Mapping[int, np.ndarray], scheme
     for why in (_not_real(graph, node, op.rule), _bad_constants(graph, node, op.rule, values), _bad_activation(node)):
         if why:
             return why
-    types = target_types(graph, node, op.rule, scheme)
-    lacking = [f for f in TARGETS if not any(k.serves(types, f) for k in op.kernels)]
+    lacking = _lacking(graph, node, op, scheme)
     return f"no {scheme.activation} kernel in {' and '.join(lacking)}" if lacking else None
 
 
@@ -183,48 +240,54 @@ def _neighbours(graph: Graph, tensor: int) -> Iterator[int]:
 # ---------------------------------------------------------------- which tensors together
 
 
-def _dictated(graph: Graph, nodes: Iterable[Node], values: Mapping[int, np.ndarray], scheme: Scheme) -> dict[int, tuple[float, int]]:
+def _dictated(nodes: Iterable[Node], native: Mapping[int, str]) -> dict[int, tuple[float, int]]:
     """Outputs with parameters that their op dictates, or that move such values on and nothing else."""
     fixed: dict[int, tuple[float, int]] = {}
     for n in nodes:
-        rule = record(n).rule
-        if scheme.activation in rule.fixed:
-            fixed.update(dict.fromkeys(n.outputs, rule.fixed[scheme.activation]))
-        elif rule.tied:
-            inputs = _read(n)
-            found = {fixed.get(t) for t in inputs}
-            if len(found) == 1 and None not in found:
-                fixed.update(dict.fromkeys(n.outputs, fixed[inputs[0]]))
+        rule, kind = record(n).rule, native.get(n.outputs[0], "")
+        inputs = _read(n) if rule.tied else []
+        moved = {fixed.get(t) if native.get(t) == kind else None for t in inputs}
+        if kind in rule.fixed:
+            fixed.update(dict.fromkeys(n.outputs, rule.fixed[kind]))
+        elif len(moved) == 1 and None not in moved:
+            fixed.update(dict.fromkeys(n.outputs, fixed[inputs[0]]))
     return fixed
 
 
-def _groups(graph: Graph, nodes: Iterable[Node], settled: set[int]) -> tuple[tuple[int, ...], ...]:
-    """Sets of tied tensors among the real ones that the nodes read and compute. settled: tensors that belong to no group."""
+def _groups(graph: Graph, nodes: Iterable[Node], plan: Layout) -> tuple[tuple[tuple[int, ...], ...], tuple[str, ...]]:
+    """Sets of tied tensors among the real ones that the nodes read and compute, and the type of each."""
     ties = _Ties()
     for n in nodes:
-        inside = [t for t in (*_read(n), *_real_outputs(graph, n)) if t not in settled]
-        for t in inside:
-            ties.add(t)
+        kind = plan.quantized[n.index].activation
+        seen = [t for t in (*_read(n), *_real_outputs(graph, n)) if t not in plan.values]
+        inside = [(t, kind) for t in seen if not _is_dictated(plan, t, kind)]
+        for use in inside:
+            ties.add(use)
         if tied(n):
             ties.join(inside)
-    return ties.groups()
+    found = ties.groups()
+    return tuple(tuple(t for t, _ in group) for group in found), tuple(group[0][1] for group in found)
 
 
-def _tied_constants(nodes: Iterable[Node], groups: Iterable[tuple[int, ...]], values: Mapping[int, Any]) -> dict[int, tuple[int, ...]]:
-    group_of = {t: i for i, group in enumerate(groups) for t in group}
+def _is_dictated(plan: Layout, t: int, kind: str) -> bool:
+    return t in plan.fixed and plan.native[t] == kind
+
+
+def _tied_constants(nodes: Iterable[Node], plan: Layout) -> dict[int, tuple[int, ...]]:
     found: dict[int, tuple[int, ...]] = {}
     for n in nodes:
-        held = [t for t in _read(n) if t in values]
+        held = [t for t in _read(n) if t in plan.values]
         if tied(n) and held:
-            g = group_of[n.outputs[0]]
+            g = plan.group_of[n.outputs[0], plan.quantized[n.index].activation]
             found[g] = tuple(dict.fromkeys((*found.get(g, ()), *held)))
     return found
 
 
-def _requantized(graph: Graph, nodes: Iterable[Node], fixed: Mapping[int, Any]) -> frozenset[tuple[int, int]]:
-    """Inputs with dictated parameters of tied nodes whose outputs have other ones."""
-    freed = [n for n in nodes if tied(n) and any(t not in fixed for t in _real_outputs(graph, n))]
-    return frozenset((n.index, p) for n in freed for p in record(n).rule.data_inputs(n) if n.inputs[p] in fixed)
+def _requantized(graph: Graph, nodes: Iterable[Node], plan: Layout) -> frozenset[tuple[int, int]]:
+    """Inputs with dictated parameters, in the node's own type, of tied nodes whose outputs have other ones."""
+    freed = [n for n in nodes if tied(n) and any(t not in plan.fixed for t in _real_outputs(graph, n))]
+    own = {n.index: plan.quantized[n.index].activation for n in freed}
+    return frozenset((n.index, p) for n in freed for p in record(n).rule.data_inputs(n) if _is_dictated(plan, n.inputs[p], own[n.index]))
 
 
 def _read(node: Node) -> list[int]:
@@ -236,26 +299,26 @@ def _real_outputs(graph: Graph, node: Node) -> list[int]:
 
 
 class _Ties:
-    """Union-find over tensor indexes; groups come out in the order in which their first member was added."""
+    """Union-find over tensors or uses; groups come out in the order in which their first member was added."""
 
     def __init__(self) -> None:
-        self.parent: dict[int, int] = {}
+        self.parent: dict[Any, Any] = {}
 
-    def add(self, t: int) -> None:
+    def add(self, t: Any) -> None:
         self.parent.setdefault(t, t)
 
-    def root(self, t: int) -> int:
+    def root(self, t: Any) -> Any:
         while self.parent[t] != t:
             self.parent[t] = t = self.parent[self.parent[t]]
         return t
 
-    def join(self, tensors: Iterable[int]) -> None:
+    def join(self, tensors: Iterable[Any]) -> None:
         roots = [self.root(t) for t in tensors]
         for r in roots[1:]:
             self.parent[self.root(r)] = self.root(roots[0])
 
-    def groups(self) -> tuple[tuple[int, ...], ...]:
-        found: dict[int, list[int]] = {}
+    def groups(self) -> tuple[tuple[Any, ...], ...]:
+        found: dict[Any, list[Any]] = {}
         for t in self.parent:
             found.setdefault(self.root(t), []).append(t)
         return tuple(tuple(g) for g in found.values())

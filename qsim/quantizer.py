@@ -3,54 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .assembly import FLOAT, Assembly, compact
 from .errors import BadRecipe, Unsupported
 from .graph import Graph, Model, Node
-from .layout import Layout, layout, record
+from .layout import Layout, Schemes, Variable, layout, record
 from .ranges import GroupRange, group_ranges
 from .report import AS_IT_WAS, GuardRow, OpRow, RepairRow, Report, TensorRow, some
-from .scheme import INT8, Scheme
-from .solve import Conflict, Solution, Variable, largest_input, owner, solve
+from .scheme import INT8, INT8W4, INT16X8, UINT8, Scheme
+from .solve import Conflict, Solution, largest_input, owner, solve
 from .weights import DEAD, least_scales, plain_scales
 
-IO_TYPES = ("float32", "int8", "uint8")
+WRITTEN = {(s.activation, s.weight, s.bias) for s in (INT8, UINT8, INT16X8, INT8W4)}
+IO_TYPES = ("float32", "int8", "uint8", "int16")
 __all__ = ["Layout", "layout", "quantize"]
 
 
-def quantize(model: Model, ranges: Mapping[Any, Any], scheme: Scheme = INT8, *, io: str = "float32") -> Model:
+def quantize(model: Model, ranges: Mapping[Any, Any], scheme: Schemes = INT8, *, io: str | tuple[str, str] = "float32") -> Model:
     """The model with its primary graph quantized under a scheme; `.report` says what became of every op, tensor and range.
 
-    real = scale * (code - zero_point). Activations: (scale, zero point) of their tie group's range, 0.0 always a code. Weights:
-    symmetric, per output channel (axis of the op's rule). Bias: 32 bits, scale s_x * s_w. ranges: {tensor key: (low, high)}, real
-    units, for every tensor in `layout(model, scheme).groups`. io: type of the model's inputs and outputs; names and signatures stay.
+    real = scale * (code - zero_point). Activations: (scale, zero point) of their tie group's range, 0.0 always a code; zero point 0 for
+    16 bits. Weights: symmetric, per output channel (axis of the op's rule); uint8: one scale and zero point. Bias: scale s_x * s_w.
+    ranges: {tensor key: (low, high)}, real units, for every tensor in `layout(model, scheme).groups`.
+    scheme: one for all ops, or a mapping from node index to the scheme of that op; other ops stay as they are, and QUANTIZE goes between
+    ops of different activation types. io: type of the model's inputs and outputs, or of each; names and signatures stay.
     Ops without an integer kernel stay float between DEQUANTIZE and QUANTIZE. Only the primary graph is touched.
 
     *Raises*: BadRange (every faulty or missing range at once), Unsupported (the source is quantized already; the scheme is not
     there), BadRecipe (unknown io).
     """
-    _refuse(model, scheme, io)
+    border = (io, io) if isinstance(io, str) else io
+    _refuse(model, scheme, border)
     excluded: dict[int, str] = {}
     while True:
         plan = layout(model, scheme, exclude=excluded)
         given = group_ranges(model.graph, plan, ranges)
         try:
-            solution = solve(model.graph, plan, given, scheme)
+            solution = solve(model.graph, plan, given)
         except Conflict as conflict:
             node, reason = conflict.args
             excluded[node] = reason
             continue
-        return _finish(model, plan, given, solution, scheme, io, ranges)
+        return _finish(model, _Job(plan, given, solution, _name_of(scheme), border), ranges)
 
 
-def _refuse(model: Model, scheme: Scheme, io: str) -> None:
-    if io not in IO_TYPES:
-        raise BadRecipe(f"io is one of {', '.join(IO_TYPES)}", found=io)
-    if (scheme.activation, scheme.weight, scheme.bias) != ("int8", "int8", "int32"):
-        raise Unsupported(f"scheme {scheme.name!r} cannot be written yet", hint="int8 activations and weights can")
+class _Job(NamedTuple):
+    """All that was decided about a model."""
+
+    plan: Layout
+    ranges: list[GroupRange]
+    solution: Solution
+    scheme: str
+    io: tuple[str, str]
+
+
+def _name_of(scheme: Schemes) -> str:
+    return scheme.name if isinstance(scheme, Scheme) else " and ".join(dict.fromkeys(s.name for s in scheme.values()))
+
+
+def _refuse(model: Model, scheme: Schemes, io: tuple[str, ...]) -> None:
+    if len(io) != 2 or not set(io) <= set(IO_TYPES):
+        raise BadRecipe(f"io is one of {', '.join(IO_TYPES)}", found=io[0] if len(set(io)) == 1 else io)
+    for s in (scheme,) if isinstance(scheme, Scheme) else scheme.values():
+        if (s.activation, s.weight, s.bias) not in WRITTEN:
+            raise Unsupported(f"scheme {s.name!r} cannot be written yet", hint="int8 activations and weights can")
     stored = [t for t in model.graph.tensors if t.qparams is not None and t.type != FLOAT]
     if stored:
         raise Unsupported(
@@ -59,14 +78,11 @@ def _refuse(model: Model, scheme: Scheme, io: str) -> None:
         )  # fmt: skip
 
 
-def _finish(
-    model: Model, plan: Layout, given: list[GroupRange], solution: Solution, scheme: Scheme, io: str, ranges: Mapping[Any, Any]
-) -> Model:
-    graph = Assembly(model.graph, plan, solution, scheme, io).build()
+def _finish(model: Model, job: _Job, ranges: Mapping[Any, Any]) -> Model:
+    graph = Assembly(model.graph, job.plan, job.solution, job.io).build()
     graph, moved = compact(graph, model.graph)
     signatures = tuple(_moved_signature(s, moved) for s in model.signatures)
-    report = _report(model, graph, plan, given, solution, scheme, io, ranges)
-    return model.but(graphs=(graph, *model.graphs[1:]), signatures=signatures, report=report)
+    return model.but(graphs=(graph, *model.graphs[1:]), signatures=signatures, report=_report(model, graph, job, ranges))
 
 
 def _moved_signature(signature: Mapping[str, Any], moved: Mapping[int, int]) -> Mapping[str, Any]:
@@ -79,21 +95,24 @@ def _moved_signature(signature: Mapping[str, Any], moved: Mapping[int, int]) -> 
 # ---------------------------------------------------------------- the report
 
 
-def _report(
-    model: Model, made: Graph, plan: Layout, given: list[GroupRange], solution: Solution, scheme: Scheme, io: str, ranges: Mapping[Any, Any]
-) -> Report:
-    graph = model.graph
-    stays = plan.kept_float
-    ops = tuple(
-        OpRow(n.index, n.op, _name(graph, n), AS_IT_WAS if n.index in stays else scheme.activation, stays.get(n.index, ""))
-        for n in graph.nodes
-    )
+def _report(model: Model, made: Graph, job: _Job, ranges: Mapping[Any, Any]) -> Report:
+    graph, plan = model.graph, job.plan
+    ops = tuple(OpRow(n.index, n.op, _name(graph, n), _stored(plan, n), plan.kept_float.get(n.index, "")) for n in graph.nodes)
     repairs = tuple(
-        RepairRow(_owner_name(graph, plan, r.variable), r.before, r.after, _place(graph, r.node), r.reason) for r in solution.repairs
+        RepairRow(_owner_name(graph, plan, r.variable), r.before, r.after, _place(graph, r.node), r.reason) for r in job.solution.repairs
     )
-    tensors = tuple(_tensor_rows(made))
-    guards = tuple(_guard_rows(graph, plan, solution, scheme))
-    return Report(scheme.name, io, ops, tensors, repairs, guards, tuple(_notes(model, plan, given, solution, io, ranges)))
+    notes = tuple(_notes(model, job, ranges))
+    io = job.io[0] if job.io[0] == job.io[1] else " and ".join(job.io)
+    return Report(job.scheme, io, ops, tuple(_tensor_rows(made)), repairs, tuple(_guard_rows(graph, plan, job.solution)), notes)
+
+
+def _stored(plan: Layout, node: Node) -> str:
+    """The activation type, with the type of the weights where that is another."""
+    scheme = plan.quantized.get(node.index)
+    if scheme is None:
+        return AS_IT_WAS
+    same = record(node).rule.weights is None or scheme.weight == scheme.activation
+    return scheme.activation if same else f"{scheme.activation} x {scheme.weight}"
 
 
 def _name(graph: Graph, node: Node) -> str:
@@ -141,13 +160,14 @@ def _roles(made: Graph) -> dict[int, str]:
     return roles
 
 
-def _guard_rows(graph: Graph, plan: Layout, solution: Solution, scheme: Scheme) -> Iterator[GuardRow]:
+def _guard_rows(graph: Graph, plan: Layout, solution: Solution) -> Iterator[GuardRow]:
     """Ops where the guard raised a scale, or with dead channels."""
     for index, found in solution.surveys.items():
+        scheme = plan.quantized[index]
         x = solution.parameters[owner(plan, graph.nodes[index], record(graph.nodes[index]).rule.data_inputs(graph.nodes[index])[0])]
         scale = float(x.scale[0])
-        plain = plain_scales(found, scheme.weight, scheme.per_channel)
-        raised = plain < least_scales(found, scale, largest_input(scale, int(x.zero_point[0]), scheme.activation))
+        plain = plain_scales(found, scheme)
+        raised = plain < least_scales(found, scale, largest_input(scale, int(x.zero_point[0]), scheme.activation), scheme)
         dead = found.peak < DEAD * found.peak.max(initial=0.0)
         if raised.any() or dead.any():
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -155,27 +175,26 @@ def _guard_rows(graph: Graph, plan: Layout, solution: Solution, scheme: Scheme) 
             yield GuardRow(_place(graph, index), len(plain), int(dead.sum()), int(raised.sum()), float(steps.max(initial=0.0)))
 
 
-def _notes(model: Model, plan: Layout, given: list[GroupRange], solution: Solution, io: str, ranges: Mapping[Any, Any]) -> Iterator[str]:
-    graph = model.graph
+def _notes(model: Model, job: _Job, ranges: Mapping[Any, Any]) -> Iterator[str]:
+    graph, plan, given = model.graph, job.plan, job.ranges
     if len(model.graphs) > 1:
         yield f"only the primary graph was quantized; {len(model.graphs) - 1} other subgraphs are as they were"
     for text in dict.fromkeys(r.note for r in given if r.note):
         yield f"ranges {text}: " + some([_owner_name(graph, plan, ("group", i)) for i, r in enumerate(given) if r.note == text])
     for node, position in sorted(plan.requantized):
         yield f"{_place(graph, node)}: input {position} keeps its dictated parameters and is requantized for this op"
-    for node, reason in solution.unmet:
+    for node, reason in job.solution.unmet:
         yield f"{_place(graph, node)}: {reason}; not repaired, the builtin kernel runs"
-    yield from _left_float(graph, plan, io)
-    unused = [graph.key(graph.find(k)) for k in ranges if graph.find(k) not in plan.group_of]
+    yield from _left_float(graph, plan, job.io)
+    unused = [graph.key(graph.find(k)) for k in ranges if graph.find(k) not in plan.grouped]
     if unused:
         yield f"ranges given but not needed: {some(unused)}"
 
 
-def _left_float(graph: Graph, plan: Layout, io: str) -> Iterator[str]:
-    if io == FLOAT:
-        return
-    for t in (*graph.inputs, *graph.outputs):
-        stored = t in plan.group_of or t in plan.fixed
-        inside = graph.producer.get(t) in plan.quantized or t in graph.inputs
-        if graph.tensors[t].type == FLOAT and not (stored and inside):
-            yield f"{graph.key(t)} stays float32: a float op {'computes' if t in graph.outputs else 'reads'} it"
+def _left_float(graph: Graph, plan: Layout, io: tuple[str, str]) -> Iterator[str]:
+    """Model inputs and outputs that stay float32 though codes were asked for."""
+    asked = [(t, "reads") for t in graph.inputs if io[0] != FLOAT] + [(t, "computes") for t in graph.outputs if io[1] != FLOAT]
+    for t, does in asked:
+        stored = t in plan.grouped if does == "reads" else t in plan.native or (t in graph.inputs and t in plan.grouped)
+        if graph.tensors[t].type == FLOAT and not stored:
+            yield f"{graph.key(t)} stays float32: a float op {does} it"

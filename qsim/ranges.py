@@ -11,6 +11,7 @@ import numpy as np
 from .errors import BadRange
 from .graph import Graph, Node
 from .layout import Layout, record, tied
+from .types import code_range
 
 LARGEST_SCALE = 2.0**60  # beyond it products of scales leave float32
 ENDS = {"RELU": (0.0, np.inf), "RELU6": (0.0, 6.0), "RELU_N1_TO_1": (-1.0, 1.0), "RELU_0_TO_1": (0.0, 1.0)}
@@ -34,9 +35,9 @@ def group_ranges(graph: Graph, plan: Layout, ranges: Mapping[Any, Any]) -> list[
     given = _checked(graph, ranges)
     missing = _missing(graph, plan, given)
     if missing:
-        unused = [str(k) for k in ranges if graph.find(k) not in plan.group_of]
+        unused = [str(k) for k in ranges if graph.find(k) not in plan.grouped]
         raise BadRange(
-            f"no range for {len(missing)} of {len(plan.group_of)} tensors: {', '.join(graph.key(t) for t in missing)}",
+            f"no range for {len(missing)} of {len(plan.grouped)} tensors: {', '.join(graph.key(t) for t in missing)}",
             hint=_nearest(graph.key(missing[0]), unused) or "Give each a (low, high), or calibrate the model",
         )
     return [_hull(graph, plan, i, given) for i in range(len(plan.groups))]
@@ -71,12 +72,12 @@ def _pair(key: Any, value: Any) -> tuple[float, float]:
 def _missing(graph: Graph, plan: Layout, given: Mapping[int, Any]) -> list[int]:
     """Tensors whose range is neither given nor follows from the inputs of an op that only moves data."""
     known = set(given) | set(plan.fixed) | set(plan.values)
-    missing = [t for t in graph.inputs if t in plan.group_of and t not in known]
+    missing = [t for t in graph.inputs if t in plan.grouped and t not in known]
     known.update(graph.inputs)
     for node in graph.nodes:
         moved = node.index in plan.quantized and tied(node) and all(node.inputs[p] in known for p in record(node).rule.data_inputs(node))
         for t in node.outputs:
-            if t in plan.group_of and t not in known and not moved:
+            if t in plan.grouped and t not in known and not moved:
                 missing.append(t)
             known.add(t)
     return missing
@@ -94,12 +95,19 @@ def _hull(graph: Graph, plan: Layout, index: int, given: Mapping[int, tuple[floa
             ends.append(_cut(graph, t, given[t]))
             if ends[-1] != given[t]:
                 notes.append("cut to the activation's range")
+        elif t in plan.fixed:
+            ends.append(_dictated_ends(plan, t))
     for t in plan.tied_constants.get(index, ()):
         ends.append((float(plan.values[t].min(initial=0.0)), float(plan.values[t].max(initial=0.0))))
     low, high = min((e[0] for e in ends), default=0.0), max((e[1] for e in ends), default=0.0)
     if low > 0 or high < 0:
         notes.append("extended to hold 0")
     return GroupRange(min(low, 0.0), max(high, 0.0), ", ".join(dict.fromkeys(notes)))
+
+
+def _dictated_ends(plan: Layout, t: int) -> tuple[float, float]:
+    (scale, zero), (low, high) = plan.fixed[t], code_range(plan.native[t])
+    return scale * (low - zero), scale * (high - zero)
 
 
 def _cut(graph: Graph, tensor: int, ends: tuple[float, float]) -> tuple[float, float]:

@@ -8,16 +8,14 @@ from typing import NamedTuple
 import numpy as np
 
 from .graph import Graph, Node, QParams
-from .layout import Layout, record, tied
+from .layout import Layout, Variable, record, tied
 from .limits import OUTPUT, Need, Operands, needs
 from .ranges import GroupRange
-from .scheme import SMALLEST_SCALE, Scheme, affine
+from .scheme import affine, smallest_scale
 from .types import code_range
 from .weights import Survey, round_up, survey, weight_scales
 
 ROUNDS = 64  # widenings that still go on after so many passes over the graph chase each other
-
-Variable = tuple  # ("group", position), ("fixed", tensor) or ("constant", node, input position): what owns one (scale, zero point)
 
 
 class Conflict(Exception):
@@ -43,17 +41,17 @@ class Solution(NamedTuple):
     surveys: Mapping[int, Survey]
 
 
-def solve(graph: Graph, plan: Layout, ranges: Sequence[GroupRange], scheme: Scheme) -> Solution:
+def solve(graph: Graph, plan: Layout, ranges: Sequence[GroupRange]) -> Solution:
     """Scales and zero points of all groups and constants. Widening keeps the zero point: a range grows by one factor at both ends.
 
     *Raises*: Conflict naming a node that cannot be made legal.
     """
-    found = _start(graph, plan, ranges, scheme)
+    found = _start(graph, plan, ranges)
     unmet: dict[tuple[int, str], None] = {}
     for _ in range(ROUNDS):
         if not any([_settle(found, site, unmet) for site in _sites(graph, plan)]):
             return Solution(
-                {v: _qparams(found.scale[v], found.zero[v], scheme.activation) for v in found.scale}, _merged(found.repairs), list(unmet),
+                {v: _qparams(found.scale[v], found.zero[v], plan.kind(v)) for v in found.scale}, _merged(found.repairs), list(unmet),
                 found.surveys,
             )  # fmt: skip
         unmet.clear()
@@ -73,7 +71,7 @@ class _State(NamedTuple):
     zero: dict[Variable, int]
     repairs: list[Repair]
     surveys: Mapping[int, Survey]
-    scheme: Scheme
+    plan: Layout
 
 
 def owner(plan: Layout, node: Node, position: int) -> Variable:
@@ -86,7 +84,7 @@ def owner(plan: Layout, node: Node, position: int) -> Variable:
         t = node.inputs[position]
         if t in plan.values:
             return "constant", node.index, position
-    return ("fixed", t) if t in plan.fixed else ("group", plan.group_of[t])
+    return plan.owner_of(t, plan.quantized[node.index].activation)
 
 
 def _sites(graph: Graph, plan: Layout) -> Iterator[_Site]:
@@ -100,8 +98,8 @@ def _sites(graph: Graph, plan: Layout) -> Iterator[_Site]:
                 yield _Site(node, "QUANTIZE", {0: ("fixed", node.inputs[p]), OUTPUT: owner(plan, node, p)})
 
 
-def _start(graph: Graph, plan: Layout, ranges: Sequence[GroupRange], scheme: Scheme) -> _State:
-    state = _State({}, {}, [], _surveys(graph, plan, scheme), scheme)
+def _start(graph: Graph, plan: Layout, ranges: Sequence[GroupRange]) -> _State:
+    state = _State({}, {}, [], _surveys(graph, plan), plan)
     for i, r in enumerate(ranges):
         _put(state, ("group", i), r.low, r.high)
     for t, (scale, zero) in plan.fixed.items():
@@ -115,15 +113,16 @@ def _start(graph: Graph, plan: Layout, ranges: Sequence[GroupRange], scheme: Sch
 
 
 def _put(state: _State, v: Variable, low: float, high: float) -> None:
-    scale, zero = affine(low, high, state.scheme.activation)
+    kind = state.plan.kind(v)
+    scale, zero = affine(low, high, kind, symmetric=kind == "int16")
     state.scale[v], state.zero[v] = float(scale), zero
-    codes = code_range(state.scheme.activation)
-    plain = (max(high, 0.0) - min(low, 0.0)) / (codes[1] - codes[0])
-    if plain < SMALLEST_SCALE:
-        state.repairs.append(Repair(v, plain, float(scale), -1, "narrower than the smallest scale, 2^-23"))
+    qmin, qmax = code_range(kind)
+    plain = max(high, -low) / qmax if kind == "int16" else (max(high, 0.0) - min(low, 0.0)) / (qmax - qmin)
+    if plain < smallest_scale(kind):
+        state.repairs.append(Repair(v, plain, float(scale), -1, f"narrower than the smallest scale, 2^{np.log2(smallest_scale(kind)):.0f}"))
 
 
-def _surveys(graph: Graph, plan: Layout, scheme: Scheme) -> dict[int, Survey]:
+def _surveys(graph: Graph, plan: Layout) -> dict[int, Survey]:
     found = {}
     for node in graph.nodes:
         rule = record(node).rule if node.index in plan.quantized else None
@@ -164,8 +163,9 @@ def _operands(state: _State, site: _Site) -> Operands:
     found = state.surveys.get(site.node.index)
     if found is None or site.op == "QUANTIZE":
         return Operands(scale, site.node.options, constants=constants)
-    reach = largest_input(scale[0], state.zero[site.owner[0]], state.scheme.activation)
-    weights = weight_scales(found, scale[0], reach, state.scheme.weight, state.scheme.per_channel)
+    scheme = state.plan.quantized[site.node.index]
+    reach = largest_input(scale[0], state.zero[site.owner[0]], scheme.activation)
+    weights = weight_scales(found, scale[0], reach, scheme)
     worst = float((found.bias + reach * found.total).max(initial=0.0))
     if not np.isfinite(weights).all() or scale[0] * float(weights.max(initial=0.0)) > 2.0**100:
         raise Conflict(site.node.index, "no legal scales: the bias scale would leave float32")

@@ -7,12 +7,15 @@ from typing import NamedTuple
 import numpy as np
 
 from .graph import QParams
-from .types import code_range
+from .scheme import Scheme
+from .types import TYPES, code_range
 
 # A bias code stays within 2^30, and bias plus the largest possible sum of products within 98 % of 2^31 (the rest is for the rounding
-# of the weights): no kernel can wrap, and the float32 of XNNPACK's rescaling still tells the codes of the output apart.
+# of the weights): no kernel can wrap, and the float32 of XNNPACK's rescaling still tells the codes of the output apart. XNNPACK sums 16
+# times 4-bit weights. A 64-bit accumulator is rescaled as 48 bits.
 BIAS_LIMIT = 2.0**30
 ACCUMULATOR_LIMIT = 0.98 * 2.0**31
+LESS_ROOM = {("int32", "int4"): 1 / 16, ("int64", "int8"): 2.0**15, ("int64", "int4"): 2.0**15}  # by (bias, weights); else 1
 # A bias scale of at least 2^-100 is a normal float32 with room; XNNPACK hands an op with a subnormal one to the builtin kernel.
 SMALLEST_PRODUCT = 2.0**-100
 DEAD = 1e-6  # a channel is dead when all its weights lie below this part of the layer's largest
@@ -21,70 +24,86 @@ DEAD = 1e-6  # a channel is dead when all its weights lie below this part of the
 class Survey(NamedTuple):
     """What the scales of a layer depend on, per output channel (C,), real units, float64.
 
-    peak: largest |w|. total: sum of |w|. bias: |b| (zeros where absent).
+    peak: largest |w|. total: sum of |w|. bias: |b| (zeros where absent). low, high: smallest and largest w, and 0.
     """
 
     peak: np.ndarray
     total: np.ndarray
     bias: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
 
 
 def survey(weights: np.ndarray, bias: np.ndarray | None, axis: int) -> Survey:
-    """Per-channel peak and total of |weights| along every other axis, and |bias|."""
-    flat = np.abs(np.moveaxis(np.asarray(weights, np.float64), axis, 0)).reshape(weights.shape[axis], -1)
+    """Per-channel facts of the weights, along every other axis than `axis`, and |bias|."""
+    flat = np.moveaxis(np.asarray(weights, np.float64), axis, 0).reshape(weights.shape[axis], -1)
     b = np.zeros(len(flat)) if bias is None else np.abs(np.asarray(bias, np.float64)).reshape(-1)
-    return Survey(flat.max(1, initial=0.0), flat.sum(1), b)
+    size = np.abs(flat)
+    return Survey(size.max(1, initial=0.0), size.sum(1), b, flat.min(1, initial=0.0), flat.max(1, initial=0.0))
 
 
-def plain_scales(found: Survey, type_name: str, per_channel: bool) -> np.ndarray:
-    """peak / qmax, per channel or the largest for all: (C,) float64, before any guard."""
-    peak = found.peak if per_channel else np.full_like(found.peak, found.peak.max(initial=0.0))
-    return peak / code_range(type_name)[1]
+def plain_scales(found: Survey, scheme: Scheme) -> np.ndarray:
+    """peak / qmax, per channel or the largest for all, before any guard; uint8: (high - low) / 254 of all. (C,) float64."""
+    if scheme.weight == "uint8":
+        return np.full_like(found.peak, (found.high.max(initial=0.0) - found.low.min(initial=0.0)) / 254)
+    peak = found.peak if scheme.per_channel else np.full_like(found.peak, found.peak.max(initial=0.0))
+    return peak / code_range(scheme.weight)[1]
 
 
-def least_scales(found: Survey, input_scale: float, reach: float) -> np.ndarray:
+def least_scales(found: Survey, input_scale: float, reach: float, scheme: Scheme) -> np.ndarray:
     """The smallest weight scales at which bias and accumulator fit their limits: (C,) float64.
 
-    s_w >= |b| / (s_x 2^30), s_w >= (|b| + reach * total) / (s_x 0.98 2^31), s_x s_w >= 2^-100. reach: the largest |x| that a code
-    of the input stands for, real. Dead channels with a bias need this on the first day: their plain scale is almost 0.
+    s_w >= |b| / (s_x 2^30), s_w >= (|b| + reach * total) / (s_x 0.98 2^31), s_x s_w >= 2^-100; the powers of two are those of an int32
+    accumulator, see LESS_ROOM for others. reach: the largest |x| that a code of the input stands for, real. Dead channels with a bias
+    need this on the first day: their plain scale is almost 0.
     """
     worst = found.bias + reach * found.total
     floor = max(SMALLEST_PRODUCT / input_scale, SMALLEST_PRODUCT)
-    return np.maximum(np.maximum(found.bias / (input_scale * BIAS_LIMIT), worst / (input_scale * ACCUMULATOR_LIMIT)), floor)
+    unit = input_scale * LESS_ROOM.get((scheme.bias, scheme.weight), 1.0)
+    return np.maximum(np.maximum(found.bias / (unit * BIAS_LIMIT), worst / (unit * ACCUMULATOR_LIMIT)), floor)
 
 
-def weight_scales(found: Survey, input_scale: float, reach: float, type_name: str, per_channel: bool) -> np.ndarray:
+def weight_scales(found: Survey, input_scale: float, reach: float, scheme: Scheme) -> np.ndarray:
     """Scales to store, float32: (C,) per channel, (1,) per tensor; the plain ones, raised where the guard asks for it."""
-    plain = plain_scales(found, type_name, per_channel).astype(np.float32)
-    scales = np.maximum(plain, round_up(least_scales(found, input_scale, reach)))
-    return scales if per_channel else scales.max(keepdims=True)
+    plain = plain_scales(found, scheme).astype(np.float32)
+    scales = np.maximum(plain, round_up(least_scales(found, input_scale, reach, scheme)))
+    return scales if scheme.per_channel else scales.max(keepdims=True)
+
+
+def weight_zero_point(found: Survey, scales: np.ndarray, scheme: Scheme) -> int:
+    """0; of uint8 weights the code of 0 where the lowest weight has code 1: clip(round(1 - low / s), 1, 255)."""
+    if scheme.weight != "uint8":
+        return 0
+    return int(np.clip(np.rint(1 - found.low.min(initial=0.0) / float(scales.max())), 1, 255))
 
 
 def quantize_weights(
-    weights: np.ndarray, scales: np.ndarray, axis: int, type_name: str = "int8", rounding: str = "sum"
+    weights: np.ndarray, scales: np.ndarray, axis: int, type_name: str = "int8", rounding: str = "sum", zero: int = 0
 ) -> tuple[np.ndarray, QParams]:
-    """clip(round(w / s_w), -qmax, qmax) and its parameters; the lowest code is never used (kernels differ on it).
+    """clip(round(w / s_w) + z, low + 1, high) and its parameters; the lowest code is never used (kernels differ on it).
 
     rounding: "nearest" (half to even), or "sum": nearest, then per output channel the fewest and cheapest codes go to their other
     neighbour, so that the codes' sum is the sum of w / s_w within a half. An error in the sum of a channel's weights multiplies the
     mean of its inputs, which after a RELU is the largest part of them. *Restates*: SQuant (Guo et al. 2022), its channel step.
     """
     low, high = code_range(type_name)
+    ends = low + 1 - zero, high - zero
     rows = np.moveaxis(np.asarray(weights, np.float64), axis, 0)
     exact = rows.reshape(len(rows), -1) / scales.astype(np.float64).reshape(-1, 1)
-    codes = np.clip(np.rint(exact), -high, high)
+    codes = np.clip(np.rint(exact), *ends)
     if rounding == "sum":
-        codes = _sum_kept(exact, codes, high)
-    codes = np.moveaxis(codes.reshape(rows.shape), 0, axis).astype(np.int8)
-    return codes, QParams(scales, np.zeros(len(scales), np.int64), low, high, axis if len(scales) > 1 else 0)
+        codes = _sum_kept(exact, codes, ends)
+    codes = np.moveaxis((codes + zero).reshape(rows.shape), 0, axis).astype(TYPES[type_name].dtype)
+    return codes, QParams(scales, np.full(len(scales), zero, np.int64), low, high, axis if len(scales) > 1 else 0)
 
 
-def _sum_kept(exact: np.ndarray, codes: np.ndarray, high: int) -> np.ndarray:
+def _sum_kept(exact: np.ndarray, codes: np.ndarray, ends: tuple[int, int]) -> np.ndarray:
     """codes (C, K) with each row's sum within a half of exact's: the |t| codes with the largest error of t's sign move by one."""
     error = codes - exact
     surplus = np.rint(error.sum(1, keepdims=True))
     sign = np.sign(surplus)
-    cost = np.where(np.abs(codes - sign) <= high, -error * sign, np.inf)
+    moved = codes - sign
+    cost = np.where((moved >= ends[0]) & (moved <= ends[1]), -error * sign, np.inf)
     rank = np.argsort(np.argsort(cost, 1, kind="stable"), 1, kind="stable")
     moves = (rank < np.abs(surplus)) & (cost < 0)
     return codes - sign * moves

@@ -14,6 +14,7 @@ import qsim
 from calibrate.lacking import lacking, require, with_default
 from calibrate.legacy import element_type, parameters_stats, stats_parameters, stats_range
 from qsim.errors import BadRange, BadRecipe
+from qsim.scheme import UINT8
 from qsim_cli import options
 
 MODEL = small.float_net()
@@ -71,6 +72,16 @@ def test_the_input_of_a_quantized_model_gets_the_statistics_parameters():
     ranges = {**dict.fromkeys(KEYS, (-4.0, 4.0)), "image": stats_range(-128, 64, "int8")}
     q = qsim.quantize(MODEL, ranges, io="int8").graph.tensors[0].qparams
     assert (q.scale.tolist(), q.zero_point.tolist()) == ([1 / 64], [-128])
+
+
+def test_the_whole_of_an_old_command_line():
+    """inference_type QUANTIZED_UINT8, quantized_input_stats (127.5, 127.5), default_ranges_stats (-100, 100), and nothing else."""
+    ranges, _ = with_default(MODEL, {"image": stats_range(127.5, 127.5)}, (-100, 100), UINT8)
+    made = qsim.quantize(MODEL, ranges, UINT8, io=element_type("QUANTIZED_UINT8")).graph
+    found = {t.name: (float(t.qparams.scale[0]), int(t.qparams.zero_point[0])) for t in made.tensors if t.qparams and t.data is None}
+    assert found["image"] == (0.007843137718737125, 128)
+    assert found["deep"] == found["logits"] == (0.7843137383460999, 128)
+    assert found["hidden"] == (float(np.float32(100 / 255)), 0)  # cut to what its RELU lets through
 
 
 # names of types

@@ -142,7 +142,7 @@ def test_shape_reads_the_codes_themselves():
 def test_rounded_weights_keep_each_channels_sum(seed, channels, depth, axis):
     w = np.random.default_rng(seed).normal(size=(channels, depth)).astype(np.float32)
     w = w if axis == 0 else np.ascontiguousarray(w.T)
-    scales = weights.weight_scales(weights.survey(w, None, axis), 0.1, 1.0, "int8", True)
+    scales = weights.weight_scales(weights.survey(w, None, axis), 0.1, 1.0, qsim.INT8)
     codes, q = weights.quantize_weights(w, scales, axis)
     exact = np.moveaxis(w, axis, 0) / scales.astype(np.float64)[:, None]
     rows = np.moveaxis(codes, axis, 0)
@@ -184,7 +184,7 @@ def test_no_accumulator_can_leave_32_bits(seed, input_exponent, bias_exponent):
     bias = rng.normal(size=3) * 10.0**bias_exponent
     scale = np.float32(2.0**input_exponent)
     found = weights.survey(w, bias, 0)
-    scales = weights.weight_scales(found, float(scale), 255 * float(scale), "int8", True)
+    scales = weights.weight_scales(found, float(scale), 255 * float(scale), qsim.INT8)
     codes, _ = weights.quantize_weights(w, scales, 0)
     b, q = weights.quantize_bias(bias, scale, scales)
     worst = np.abs(codes.astype(np.int64)).sum(1) * 255 + np.abs(b.astype(np.int64))
@@ -321,8 +321,8 @@ def test_a_quantized_source_is_refused():
 
 def test_unknown_io_and_schemes_are_refused():
     model = small.float_net()
-    with pytest.raises(qsim.BadRecipe, match="float32, int8, uint8"):
-        quantize(model, wanted(model), io="int16")
+    with pytest.raises(qsim.BadRecipe, match="float32, int8, uint8, int16"):
+        quantize(model, wanted(model), io="int32")
     with pytest.raises(qsim.Unsupported, match="cannot be written"):
         quantize(model, wanted(model), qsim.Scheme("a4", activation="int4"))
 
