@@ -24,6 +24,7 @@ VERBS = {
     "quantize": "Turn a float model into an int8 one, from data or from ranges.",
     "eval": "Accuracy of a model on labelled data, and agreement with another model; speed and memory beside.",
     "certify": "Compare every tensor of a model with the installed LiteRT, element by element; writes a certificate.",
+    "diff": "What changed between two models: ops, tensors, ranges, constants, signatures, metadata.",
     "explain": "Every integer of every op: multipliers, shifts, zero points, clamps, accumulator bounds.",
 }
 
