@@ -3,7 +3,8 @@
     python experiments/other_tools.py --tools /path/to/python [--nets resnet8 ...] [--draws 5] [--out results/other_tools.json]
 
 Needs $QSIM_MODELS, and in `--tools` the Python of another environment: `pip install ai-edge-quantizer tensorflow-cpu`. Random ranges for
-every tensor of each net (every other draw: symmetric ones, where the rounding of zero points meets ties) are written in both forms, taken by ai-edge-quantizer (static 8 bits) and by the TFLite converter (`mlir_quantize`), and compared with `qsim.quantize`.
+every tensor of each net (every other draw: symmetric ones, where the rounding of zero points meets ties) are written in both forms,
+taken by ai-edge-quantizer (static 8 bits) and by the TFLite converter (`mlir_quantize`), and compared with `qsim.quantize`.
 Answer: see the table that it prints, and results/other_tools.json. The converter has our numbers bit for bit; ai-edge-quantizer has our
 scales, and rounds the zero points of symmetric ranges (ties) to even in float32.
 """
