@@ -29,7 +29,8 @@ class Taken(NamedTuple):
 def given_ranges(model: Model, *, trusted: bool = False) -> dict[str, Range]:
     """{tensor key: (low, high)}, real units, of the float tensors whose range the model brings along.
 
-    Of a FAKE_QUANT: its input and output get (min, max), nudged so that 0.0 is on the grid of its bits. Of a computed float tensor
+    Of a FAKE_QUANT: its input and output get (min, max), nudged so that 0.0 is on the grid of its bits. Of a QUANTIZE with DEQUANTIZE ops
+    behind it, as newer converters write FAKE_QUANT in a float file: the same, by what the codes cover. Of a computed float tensor
     with one min and one max in its quantization record: those, unless a FAKE_QUANT says otherwise. A model input's [0, 255] is left out,
     since old converters wrote it where nothing was known, unless the file is `trusted`. Several ranges of one tensor give their hull.
     *Raises*: BadRange for a FAKE_QUANT whose min and max are no range.
@@ -42,11 +43,23 @@ def _given(graph: Graph, trusted: bool = False) -> dict[int, Range]:
     found: dict[int, Range] = {}
     for node in graph.nodes:
         if node.op == "FAKE_QUANT":
-            for t in (node.inputs[0], node.outputs[0]):
-                found[t] = _union(found.get(t), nudged(node))
+            told = {t: nudged(node) for t in (node.inputs[0], node.outputs[0])}
+        else:
+            told = _of_codes(graph, node)
+        found |= {t: _union(found.get(t), ends) for t, ends in told.items()}
     stored = {t.index: ends for t in graph.tensors if (ends := stored_range(t)) is not None}
     doubtful = set() if trusted else {t for t in graph.inputs if stored.get(t) == UNKNOWN_INPUT}
     return {t: ends for t, ends in stored.items() if t not in doubtful} | found
+
+
+def _of_codes(graph: Graph, node: Node) -> dict[int, Range]:
+    """What a QUANTIZE that only DEQUANTIZE ops read says of its input and of their outputs."""
+    readers = [graph.nodes[n] for n, _ in graph.consumers.get(node.outputs[0], ())] if node.op == "QUANTIZE" else []
+    q = graph.tensors[node.outputs[0]].qparams if readers and all(n.op == "DEQUANTIZE" for n in readers) else None
+    if q is None or q.per_channel or graph.tensors[node.inputs[0]].type != "float32":
+        return {}
+    low, high = (float(end[0]) for end in q.real_range())
+    return dict.fromkeys((node.inputs[0], *(n.outputs[0] for n in readers)), (low, high))
 
 
 def nudged(node: Node) -> Range:

@@ -12,7 +12,7 @@ from qsim.check import check
 from qsim.errors import BadRange
 from qsim.flat import Record
 from qsim.given import given_ranges, nudged, with_min_max, without_fake_quant
-from qsim.graph import Model, Node, Options
+from qsim.graph import Model, Node, Options, QParams
 from qsim.reader import read
 from qsim.records import diff
 from qsim.writer import to_bytes
@@ -165,6 +165,18 @@ def test_what_old_converters_wrote_for_want_of_knowledge_is_no_range():
     model = with_fields(image=(0.0, 255.0), hidden=(0.0, 255.0))
     assert given_ranges(model) == {"hidden": (0.0, 255.0)}
     assert given_ranges(model, trusted=True) == dict.fromkeys(("image", "hidden"), (0.0, 255.0))
+
+
+def test_pairs_of_quantize_and_dequantize_are_ranges():
+    """As newer converters write FAKE_QUANT in a float file. A QUANTIZE whose codes an op computes with is something else."""
+    net = Net()
+    x = net.input(1, 4)
+    q = QParams(np.float32([0.5]), np.int64([-28]), -128, 127)
+    codes = [net.op("QUANTIZE", [x], (1, 4), kind="int8") for _ in range(2)]
+    y, z = net.one("DEQUANTIZE", codes[0]), net.op("RELU", [codes[1]], (1, 4), kind="int8")
+    for t in (*codes, z):
+        net.tensors[t] = net.tensors[t].but(qparams=q)
+    assert given_ranges(net.model(y, z)) == dict.fromkeys(("in0", net.tensors[y].name), (-50.0, 77.5))
 
 
 def test_written_fields_come_back_and_nothing_else_changes(oracle):
