@@ -11,8 +11,10 @@ import numpy as np
 from qsim.errors import BadData, BadRecipe, Unsupported
 from qsim.function import Function
 from qsim.graph import Graph, Model
+from qsim.layout import layout
 from qsim.quantizer import quantize
-from qsim.scheme import INT8, Scheme
+from qsim.recipe import Schemes
+from qsim.scheme import INT8
 
 from . import evaluation
 from .feeding import Batch, Scaling, feed
@@ -22,6 +24,7 @@ from .ranging import Ranges, several
 from .statistics import add_fingerprints, sample_hash
 from .strategies import candidates
 
+WIDE = "minmax:headroom=1.1"
 FEWEST = 32  # samples below which nothing is held back
 PART = 5  # one in so many samples is held back
 TASKS = ("classification", "regression")
@@ -82,7 +85,7 @@ def _score(measure: str, loss: float) -> dict[str, float]:
 def choose(
     model: Model,
     batches: Any,
-    scheme: Scheme = INT8,
+    scheme: Schemes = INT8,
     *,
     task: str | None = None,
     groups: Sequence[Any] | None = None,
@@ -97,7 +100,8 @@ def choose(
     or task="classification" (logits go through a softmax first), else the noise relative to the signal (SQNR). Of the candidates
     whose loss is above the smallest by no more than the standard error of the paired difference (over groups, where given) the one
     that clips least is taken: a strategy must beat min/max by more than that error, or min/max it is. The ranges returned are those
-    that were compared, from four fifths of the samples. Fewer than 32 samples, or a single group: min/max, and the table says so.
+    that were compared, from four fifths of the samples. Fewer than 32 samples, or a single group: min/max, and the table says so; where
+    all codes have 16 bits: min/max with headroom 1.1.
 
     progress: called with the number of samples seen so far, over all passes. *Raises*: as `observe`, `ranges` and `quantize`; BadRecipe
     for another task.
@@ -105,11 +109,16 @@ def choose(
     if task not in (None, *TASKS):
         raise BadRecipe("unknown task", found=task, expected=", ".join(TASKS))
     source = _Repeatable(model, batches)
+    if set(layout(model, scheme).types) <= {"int16"}:
+        words = f"{WIDE}: 16 bits need no clipping"
+        return _settled(model, source, scheme, input_range, WIDE, words, progress)
     hashes = [sample_hash(a[i] for a in b.arrays) for b in source.fed() for i in range(len(b))]
     ids = _group_ids(groups, len(hashes))
     held = held_back(hashes, ids) if len(hashes) >= FEWEST else np.zeros(len(hashes), bool)
     if not held.any():
-        return _minmax(model, source, scheme, input_range, len(hashes), progress)
+        why = f"fewer than {FEWEST}" if len(hashes) < FEWEST else "all in one group"
+        words = f"minmax: {len(hashes)} samples, {why}, are too few to hold some back and compare strategies"
+        return _settled(model, source, scheme, input_range, "minmax", words, progress)
     kept: list[Batch] = []
     stats = observe_fed(model, _parted(source.fed(), held, kept), source.scaling, sequence=False, progress=progress)
     names = candidates()
@@ -199,14 +208,14 @@ def _parted(fed: Iterable[Batch], held: np.ndarray, kept: list[Batch]) -> Iterat
 
 
 def _losses(
-    model: Model, found: Sequence[Ranges], scheme: Scheme, arrays: tuple[np.ndarray, ...], task: str | None, told: Callable[[int], None]
+    model: Model, found: Sequence[Ranges], scheme: Schemes, arrays: tuple[np.ndarray, ...], task: str | None, told: Callable[[int], None]
 ) -> tuple[str, np.ndarray, tuple[str, ...]]:
     """("kl" or "sqnr", (candidates, samples) losses, notes)."""
     function = Function(model, "float", "xnnpack")
     reference = function.run_samples(function.params, *arrays)
     told(len(arrays[0]))
     measure, loss = loss_of(model.graph, task)
-    runner = _Runner(scheme)
+    runner = _Runner()
     done: dict[tuple, np.ndarray] = {}
     rows = []
     for r in found:
@@ -221,7 +230,7 @@ def _losses(
 class _Runner:
     """Runs candidates; those with the same static plan share one compile."""
 
-    def __init__(self, scheme: Scheme):
+    def __init__(self) -> None:
         self.functions: list[Function] = []
         self.mode = "integer"
         self.notes: list[str] = []
@@ -306,9 +315,10 @@ def _table(
     return Table(measure, tuple(rows), *counts, words, tuple(notes))
 
 
-def _minmax(model: Model, source: _Repeatable, scheme: Scheme, input_range: Any, count: int, progress: Any) -> tuple[Ranges, Table]:
+def _settled(
+    model: Model, source: _Repeatable, scheme: Schemes, input_range: Any, strategy: str, words: str, progress: Any
+) -> tuple[Ranges, Table]:
+    """The ranges of a strategy that nothing is compared with, from all samples."""
     stats = observe_fed(model, source.fed(), source.scaling, sequence=False, progress=progress)
-    ranges = several(model, stats, ["minmax"], scheme, input_range)[0]
-    why = f"fewer than {FEWEST}" if count < FEWEST else "all in one group"
-    words = f"minmax: {count} samples, {why}, are too few to hold some back and compare strategies"
-    return ranges, Table("", (Row("minmax", float("nan"), 0.0, 0.0, True),), count, 0, words)
+    ranges = several(model, stats, [strategy], scheme, input_range)[0]
+    return ranges, Table("", (Row(strategy, float("nan"), 0.0, 0.0, True),), stats.samples, 0, words)

@@ -12,7 +12,8 @@ import numpy as np
 from qsim.errors import BadData, BadRange
 from qsim.graph import Model
 from qsim.quantizer import layout
-from qsim.scheme import INT8, Scheme
+from qsim.recipe import Schemes
+from qsim.scheme import INT8
 
 from .distribution import Distribution, distribution
 from .feeding import declared
@@ -32,21 +33,23 @@ class Ranges(dict[str, tuple[float, float]]):
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Tensors (indices) that share one range. values: what a strategy decides on; known: a range settled beforehand, or None."""
+    """Tensors (indices) that share one range. values: what a strategy decides on; known: a range settled beforehand, or None; type: of
+    the codes."""
 
     group: tuple[int, ...]
     values: Distribution | None
     known: tuple[float, float] | None = None
+    type: str = "int8"
 
 
 def ranges(
     model: Model,
     stats: Statistics,
     strategy: str | Strategy = "minmax",
-    scheme: Scheme = INT8,
+    scheme: Schemes = INT8,
     input_range: Any = None,
 ) -> Ranges:
-    """The range of every tensor that a scheme quantizes, by one strategy.
+    """The range of every tensor that a scheme or recipe quantizes, by one strategy.
 
     Tensors that must share their parameters are one problem: the strategy sees their values pooled. Outputs whose parameters an op
     dictates are left out. A model input's range is its domain, not an estimate: `input_range` ((low, high), or a mapping by input name)
@@ -58,22 +61,20 @@ def ranges(
 
 
 def several(
-    model: Model, stats: Statistics, strategies: Sequence[str | Strategy], scheme: Scheme = INT8, input_range: Any = None
+    model: Model, stats: Statistics, strategies: Sequence[str | Strategy], scheme: Schemes = INT8, input_range: Any = None
 ) -> list[Ranges]:
     """`ranges` by each of several strategies, which share the pooling and the search."""
     problems, notes = estimation_problems(model, stats, scheme, input_range)
-    return rank(model, problems, strategies, scheme, notes)
+    return rank(model, problems, strategies, notes)
 
 
-def rank(
-    model: Model, problems: Sequence[Problem], strategies: Sequence[str | Strategy], scheme: Scheme = INT8, notes: Sequence[str] = ()
-) -> list[Ranges]:
-    """Each strategy's ranges for problems that are set already."""
-    ready = [parse(s, scheme) for s in strategies]
+def rank(model: Model, problems: Sequence[Problem], strategies: Sequence[str | Strategy], notes: Sequence[str] = ()) -> list[Ranges]:
+    """Each strategy's ranges for problems that are set already. A tensor with codes of 16 and of 8 bits gets the range for 8 bits."""
+    ready = {kind: [parse(s, kind) for s in strategies] for kind in {p.type for p in problems}}
     names = [s if isinstance(s, str) else getattr(s, "__name__", type(s).__name__) for s in strategies]
     found: list[dict[str, tuple[float, float]]] = [{} for _ in strategies]
-    for problem in problems:
-        answers = solve(problem.values, ready) if problem.values is not None else [problem.known] * len(ready)
+    for problem in sorted(problems, key=lambda p: p.type != "int16"):
+        answers = solve(problem.values, ready[problem.type]) if problem.values is not None else [problem.known] * len(names)
         for name, answer, into in zip(names, answers, found, strict=True):
             checked = _checked(answer, model.graph.key(problem.group[0]), name)
             hull = checked if problem.known is None else (min(checked[0], problem.known[0]), max(checked[1], problem.known[1]))
@@ -95,17 +96,18 @@ def _checked(answer: Any, key: str, strategy: str) -> tuple[float, float]:
 
 
 def estimation_problems(
-    model: Model, stats: Statistics, scheme: Scheme = INT8, input_range: Any = None
+    model: Model, stats: Statistics, scheme: Schemes = INT8, input_range: Any = None
 ) -> tuple[list[Problem], tuple[str, ...]]:
     """The problems of a model under a scheme, in the layout's order, and notes on what was assumed."""
     if stats.model != model_hash(model):
         raise BadData("these statistics are of another model", where=model.path, found=stats.model[:12], expected=model_hash(model)[:12])
-    groups = layout(model, scheme).groups
+    plan = layout(model, scheme)
+    groups = plan.groups
     notes: list[str] = []
     _require_observed(model, stats, groups)
     given = declared(model, input_range)
     problems = []
-    for group in groups:
+    for group, kind in zip(groups, plan.types, strict=True):
         roots = list(dict.fromkeys(stats.copies.get(t, t) for t in group))
         inputs = [t for t in roots if t in model.graph.inputs]
         known = None
@@ -116,7 +118,7 @@ def estimation_problems(
         values = _pooled(model, stats, rest, notes) if rest else None
         if values is not None and known is not None and known[0] <= values.min and values.max <= known[1]:
             values = None  # moved input values: the domain holds them
-        problems.append(Problem(group, values, known))
+        problems.append(Problem(group, values, known, kind))
     for note in dict.fromkeys(notes):
         log.info("%s", note)
     return problems, tuple(dict.fromkeys(notes))

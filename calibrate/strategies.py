@@ -13,7 +13,6 @@ from fractions import Fraction
 import numpy as np
 
 from qsim.errors import BadData, BadRecipe
-from qsim.scheme import INT8, Scheme
 
 from .distribution import Distribution
 from .rounding import search
@@ -23,10 +22,15 @@ Strategy = Callable[[Distribution], tuple[float, float]]
 
 @dataclass(frozen=True)
 class MinMax:
-    """(min, max) over all elements of all samples. *Restates*: the TFLite converter's only estimator; order-free, outliers count fully."""
+    """(min, max) over all elements of all samples, times `headroom`: codes of 16 bits have room for values that were not seen.
+
+    *Restates*: with headroom 1 the TFLite converter's only estimator; order-free, outliers count fully.
+    """
+
+    headroom: float = 1.0
 
     def __call__(self, d: Distribution) -> tuple[float, float]:
-        return d.min, d.max
+        return d.min * self.headroom, d.max * self.headroom
 
 
 @dataclass(frozen=True)
@@ -100,17 +104,17 @@ def solve(d: Distribution, strategies: Sequence[Strategy]) -> list[tuple[float, 
     return [found[k] for k in range(len(strategies))]
 
 
-def parse(strategy: str | Strategy, scheme: Scheme = INT8) -> Strategy:
-    """The strategy of a name for the activation type of a scheme; a function is returned as it is. Raises: BadRecipe."""
+def parse(strategy: str | Strategy, type_name: str = "int8") -> Strategy:
+    """The strategy of a name for codes of a type; a function is returned as it is. Raises: BadRecipe."""
     if not isinstance(strategy, str):
         return strategy
     name, _, rest = strategy.strip().partition(":")
-    makers = {"minmax": _no_options, "moving_average": _moving_average, "percentile": _percentile, "mse": _mse}
+    makers = {"minmax": _minmax, "moving_average": _moving_average, "percentile": _percentile, "mse": _mse}
     if name not in makers:
         near = difflib.get_close_matches(name, makers, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else ""
         raise BadRecipe("unknown strategy", where=repr(strategy), expected=", ".join(makers), hint=hint)
-    return makers[name](strategy, rest, scheme)
+    return makers[name](strategy, rest, type_name)
 
 
 def candidates() -> tuple[str, ...]:
@@ -121,28 +125,31 @@ def candidates() -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _no_options(text: str, rest: str, scheme: Scheme) -> Strategy:
-    if rest:
-        raise BadRecipe("minmax has no options", where=repr(text))
-    return MinMax()
+def _minmax(text: str, rest: str, type_name: str) -> Strategy:
+    if rest and not rest.startswith("headroom="):
+        raise BadRecipe("unknown option of minmax", where=repr(text), found=rest, expected="headroom=NUMBER")
+    headroom = _number(text, rest.removeprefix("headroom="), "minmax:headroom=1.1") if rest else Fraction(1)
+    if not 1 <= headroom <= 16:
+        raise BadRecipe("the headroom must be in [1, 16]", where=repr(text), found=float(headroom))
+    return MinMax(float(headroom))
 
 
-def _moving_average(text: str, rest: str, scheme: Scheme) -> Strategy:
+def _moving_average(text: str, rest: str, type_name: str) -> Strategy:
     keep = _number(text, rest, "moving_average:0.95") if rest else Fraction("0.95")
     if not 0 <= keep < 1:
         raise BadRecipe("the part kept must be in [0, 1)", where=repr(text), found=rest)
     return MovingAverage(float(keep))
 
 
-def _percentile(text: str, rest: str, scheme: Scheme) -> Strategy:
+def _percentile(text: str, rest: str, type_name: str) -> Strategy:
     kept = _number(text, rest, "percentile:99.9")
     if not 0 < kept <= 100:
         raise BadRecipe("the percentage kept must be in (0, 100]", where=repr(text), found=rest)
     return Percentile(kept)
 
 
-def _mse(text: str, rest: str, scheme: Scheme) -> Strategy:
-    symmetric, p = scheme.activation == "int16", Fraction(2)
+def _mse(text: str, rest: str, type_name: str) -> Strategy:
+    symmetric, p = type_name == "int16", Fraction(2)
     for part in filter(None, rest.split(",")):
         if part == "symmetric":
             symmetric = True
@@ -152,7 +159,7 @@ def _mse(text: str, rest: str, scheme: Scheme) -> Strategy:
             raise BadRecipe("unknown option of mse", where=repr(text), found=part, expected="p=NUMBER, symmetric")
     if not 1 <= p <= 8:
         raise BadRecipe("p must be in [1, 8]", where=repr(text), found=float(p))
-    return Mse(float(p), symmetric, scheme.activation)
+    return Mse(float(p), symmetric, type_name)
 
 
 def _number(text: str, value: str, example: str) -> Fraction:

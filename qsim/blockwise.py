@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from .flat import Record
 from .graph import Graph, Tensor
+
+DETAILS = 2  # number of BlockwiseQuantization in the union of details
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,3 +44,20 @@ def _blocks(graph: Graph, t: Tensor) -> Blocks | None:
         return None
     rows, depth = t.data.shape
     return Blocks(scales.data.astype(np.float32), size) if scales.data.shape == (rows, depth // size) and depth % size == 0 else None
+
+
+def attached(t: Tensor, scales: int) -> Tensor:
+    """A tensor with `blocks` whose record, which files are written from, says that its scales are tensor number `scales`."""
+    assert t.blocks is not None
+    details = Record("BlockwiseQuantization", {"scales": scales, "zero_points": -1, "block_size": t.blocks.size})
+    raw = t.raw if isinstance(t.raw, Record) else Record("Tensor", {"shape": np.asarray(t.shape, "<i4"), "has_rank": True})
+    return t.but(raw=raw.but(quantization=Record("QuantizationParameters", {"details_type": DETAILS, "details": details})))
+
+
+def renumbered(graph: Graph, new: Mapping[int, int]) -> Graph:
+    """The graph, whose tensors have been given the indexes new[old], with the references to scales by blocks following."""
+    return graph.but(tensors=tuple(t if t.blocks is None else attached(t, new[_scales_of(t)]) for t in graph.tensors))
+
+
+def _scales_of(t: Tensor) -> int:
+    return t.raw["quantization"]["details"].value("scales")  # type: ignore[index]

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 # A real may differ from LiteRT's by this share of the largest value of its tensor: of one op on the same inputs, and of the whole graph,
 # where differences of earlier ops are carried on; or by ROUNDING times what it moves by in WOBBLES runs with every real input of every
-# op moved at random by up to an ulp (Monte Carlo arithmetic: Parker, "Monte Carlo Arithmetic", 1997). Integers may not differ.
+# op moved at random by up to an ulp (Monte Carlo arithmetic: Parker, "Monte Carlo Arithmetic", 1997), of sums of n products by sqrt(n)
+# ulps (how the error of a sum grows: Higham and Mary, "A new approach to probabilistic rounding error analysis", 2019). Integers may not
+# differ.
 REAL_SHARE = {"per op": 3e-6, "whole": 1e-5}
 ROUNDING, WOBBLES = 16, 8
 BEHIND_REALS = "reals before it differ in their last bits, and roundings carry that on"
@@ -237,11 +239,23 @@ def _of(values: Callable[[], Values], t: int) -> Any:
     return values().get(t, 0.0)
 
 
-def _nudged(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Reals times 1 + u, u uniform within an ulp; integers as they are."""
+def _terms(fn: Function) -> int:
+    """How many products each output of a one-op function sums: weights per output channel; 1 for ops without weights."""
+    from .ops import REGISTRY
+
+    node = fn.graph.nodes[0]
+    rule = REGISTRY[node.op].rule if node.op in REGISTRY else None
+    if rule is None or rule.weights is None or rule.weight_axis is None:
+        return 1
+    shape = fn.graph.tensors[node.inputs[rule.weights]].shape
+    return max(1, int(np.prod(shape)) // max(shape[rule.weight_axis], 1))
+
+
+def _nudged(x: np.ndarray, rng: np.random.Generator, most: float) -> np.ndarray:
+    """Reals times 1 + u, u uniform within `most` ulps; integers as they are."""
     if x.dtype.kind != "f":
         return x
-    ulp = np.finfo(x.dtype).eps
+    ulp = most * np.finfo(x.dtype).eps
     return (x * (1 + rng.uniform(-ulp, ulp, x.shape))).astype(x.dtype)
 
 
@@ -296,8 +310,9 @@ class Judge:
         return dict(zip(fn.graph.outputs, self._run(fn)(*(values[t] for t in fn.graph.inputs)), strict=True))
 
     def _wobbled(self, fn: Function, values: Values, rng: np.random.Generator) -> Values:
-        """The outputs of an op with each real input moved by up to an ulp."""
-        return self._outputs(fn, {t: _nudged(values[t], rng) for t in fn.graph.inputs})
+        """The outputs of an op with each real input moved by up to an ulp, or as many as its sums ask for."""
+        most = np.sqrt(_terms(fn))
+        return self._outputs(fn, {t: _nudged(values[t], rng, most) for t in fn.graph.inputs})
 
     def _wobbled_graph(self, values: Values, rng: np.random.Generator) -> Values:
         """Every tensor of the graph, op by op, each op's real inputs moved; without what follows an op that cannot run alone."""

@@ -12,11 +12,11 @@ import numpy as np
 from .control import OPS as CONTROL_OPS
 from .graph import Graph, Model, Node
 from .op import Op, Rule
+from .recipe import Schemes, schemes_of
 from .scheme import INT8, Scheme
 
 Variable = tuple  # ("group", position), ("fixed", tensor) or ("constant", node, input position): what owns one (scale, zero point)
 Use = tuple[int, str]  # (tensor, element type in which quantized ops see it)
-Schemes = Scheme | Mapping[int, Scheme]  # one for all nodes, or node index -> its own; nodes without one stay as they are
 TARGETS = ("xnnpack", "reference")  # an op is quantized only where both have a kernel for the types it would get
 CLAMPS = ("NONE", "RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1")
 
@@ -77,7 +77,7 @@ def layout(model: Model, scheme: Schemes = INT8, *, exclude: Mapping[int, str] |
     data; where it meets other tensors in a tie, it is requantized on that edge, since its own parameters would clip the others.
     """
     graph, values = model.graph, known_values(model.graph)
-    schemes = {n.index: _runnable(graph, n, s) for n in graph.nodes if (s := _scheme_of(scheme, n)) is not None}
+    schemes = {i: _runnable(graph, graph.nodes[i], s) for i, s in schemes_of(model, scheme).items()}
     kept = {n.index: why for n in graph.nodes if (why := (exclude or {}).get(n.index) or why_float(graph, n, values, schemes.get(n.index)))}
     kept.update(_lonely(graph, kept, values))
     nodes = [n for n in graph.nodes if n.index not in kept]
@@ -87,10 +87,6 @@ def layout(model: Model, scheme: Schemes = INT8, *, exclude: Mapping[int, str] |
     groups, types = _groups(graph, nodes, plan)
     plan = replace(plan, groups=groups, types=types, requantized=_requantized(graph, nodes, plan))
     return replace(plan, tied_constants=_tied_constants(nodes, plan))
-
-
-def _scheme_of(scheme: Schemes, node: Node) -> Scheme | None:
-    return scheme if isinstance(scheme, Scheme) else scheme.get(node.index)
 
 
 def _runnable(graph: Graph, node: Node, scheme: Scheme) -> Scheme:

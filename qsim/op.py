@@ -82,7 +82,8 @@ class Rule:
     fixed: type -> (scale, zero point) that the output must have.
     static: positions whose values are needed on the host. prepared: positions whose constants the plan turns into leaves itself
     (run receives None there).
-    versions: type of the data -> op version to stamp (the lowest that fits, never above the reference resolver's ceiling).
+    versions: type of the data ("float32 x int8": float data by such weights) -> op version to stamp (the lowest that fits, never above
+    the reference resolver's ceiling).
     keep_float: never quantized (its output feeds shapes, it converts, or LiteRT's kernel stops or errs at some parameters or codes).
     typed: `real` finds the type of the output as options.out_type.
     state: positions of variable tensors that the op replaces; `real` and `run` return their new values after the outputs. Where they

@@ -10,8 +10,9 @@ import numpy as np
 from .assembly import FLOAT, Assembly, compact
 from .errors import BadRecipe, Unsupported
 from .graph import Graph, Model, Node
-from .layout import Layout, Schemes, Variable, layout, record
+from .layout import Layout, Variable, layout, record
 from .ranges import GroupRange, group_ranges
+from .recipe import Schemes
 from .report import AS_IT_WAS, GuardRow, OpRow, RepairRow, Report, TensorRow, some
 from .scheme import INT8, INT8W4, INT16X8, UINT8, Scheme
 from .solve import Conflict, Solution, largest_input, owner, solve

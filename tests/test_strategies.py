@@ -18,7 +18,7 @@ from calibrate.statistics import sketch_array
 from calibrate.strategies import Mse, Percentile, candidates, parse, solve
 from qsim.errors import BadData, BadRange, BadRecipe
 from qsim.quantizer import layout
-from qsim.scheme import INT8, Scheme, affine
+from qsim.scheme import INT8, affine
 from qsim.types import code_range
 
 MODEL = float_net()
@@ -156,7 +156,7 @@ def test_bytes_are_stored_without_error():
 def test_symmetric_means_a_zero_point_of_zero():
     x = values("skewed")
     assert affine(*parse("mse:symmetric")(of(x)))[1] == 0
-    sixteen = parse("mse", Scheme("int16x8", activation="int16"))
+    sixteen = parse("mse", "int16")
     scale, zero = affine(*sixteen(of(x)), "int16", symmetric=True)
     assert zero == 0 and 0.5 * np.abs(x).max() / 32767 < scale <= 1.01 * np.abs(x).max() / 32767
 

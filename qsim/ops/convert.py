@@ -294,7 +294,7 @@ OPS = (
     Op(
         "DEQUANTIZE",
         _real_dequantize,
-        Rule(versions={"float32": 1, "uint8": 1, "int8": 2, "int16": 3, "float16": 3}, keep_float=True),
+        Rule(versions={"float32": 1, "uint8": 1, "int8": 2, "int16": 3, "float16": 3, "int4": 6}, keep_float=True),
         (
             *(Kernel((t,), ("float32",), FLAVOURS, _plan_dequantize, _run_dequantize) for t in (*_8, "int16", "int4")),
             Kernel(("float16",), ("float32",), FLAVOURS, lambda site, flavour: Plan(note="exact"), _run_widen),

@@ -212,18 +212,22 @@ def _kernels(plan: Any, run: Any, rows: Any) -> tuple[Kernel, ...]:
     return tuple(Kernel(ins, (out,), ALL, plan, run) for ins, out in rows)
 
 
+CONV_VERSIONS = {"float32": 1, "int8": 3, "uint8": 1, "int16": 4, "float32 x int8": 5, "float32 x int4": 7}
+DEPTHWISE_VERSIONS = {"float32": 1, "int8": 3, "uint8": 1, "int16": 5, "float32 x int8": 6}
+DENSE_VERSIONS = {"float32": 1, "int8": 4, "uint8": 1, "int16": 7, "float32 x int8": 12, "float32 x int4 by blocks": 13}
+
 OPS = (
     Op(
         "CONV_2D",
         conv_real,
-        Rule(data=(0,), weights=1, weight_axis=0, bias=2, prepared=(1, 2), versions={"float32": 1, "int8": 3, "uint8": 1, "int16": 4}),
+        Rule(data=(0,), weights=1, weight_axis=0, bias=2, prepared=(1, 2), versions=CONV_VERSIONS),
         (*_kernels(conv_plan, conv_run, (*ROWS, SHORT_BIAS)), *_kernels(hybrid.conv_plan, conv_hybrid_run, (HYBRID, HYBRID_4))),
         CONV_CASES,
     ),
     Op(
         "DEPTHWISE_CONV_2D",
         depthwise_real,
-        Rule(data=(0,), weights=1, weight_axis=3, bias=2, prepared=(1, 2), versions={"float32": 1, "int8": 3, "uint8": 1, "int16": 5}),
+        Rule(data=(0,), weights=1, weight_axis=3, bias=2, prepared=(1, 2), versions=DEPTHWISE_VERSIONS),
         (*_kernels(depthwise_plan, depthwise_run, ROWS), *_kernels(hybrid.depthwise_plan, depthwise_hybrid_run, (HYBRID,))),
         DEPTHWISE_CASES,
     ),
@@ -236,7 +240,7 @@ OPS = (
             weight_axis=0,
             bias=2,
             prepared=(1, 2),
-            versions={"float32": 1, "int8": 4, "uint8": 1, "int16": 7},
+            versions=DENSE_VERSIONS,
         ),
         (
             *_kernels(dense_plan, dense_run, DENSE_ROWS),

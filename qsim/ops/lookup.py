@@ -96,7 +96,7 @@ OPS = (
     Op(
         "EMBEDDING_LOOKUP",
         _embedding,
-        Rule(data=(1,), keep_float=True, versions={"float32": 1, "int8": 3}),
+        Rule(data=(1,), keep_float=True, versions={"float32": 1, "int8": 3, "float32 x int8": 3, "float32 x int4": 4}),
         (
             *copies(_embedding, ("float32", "int8", "uint8", "int32"), ("int32", "T"), ("T",)),
             *(Kernel(("int32", t), ("float32",), FLAVOURS, _plan_widened, _run_widened) for t in ("int8", "uint8", "int4", "int2")),

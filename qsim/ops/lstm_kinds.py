@@ -14,7 +14,7 @@ from ..graph import Options
 from ..op import FLAVOURS, Kernel, Op, Plan, Rule, Site
 from . import lstm_hybrid
 from .common import affine
-from .lstm import INT8, integer_step, lstm_fake, lstm_plan, saturate16, table
+from .lstm import INT8, VERSIONS, integer_step, lstm_fake, lstm_plan, saturate16, table
 from .lstm_cell import Cell, cell_of, over_time, step
 
 f32 = np.float32
@@ -133,7 +133,13 @@ OPS = (
     Op(
         "LSTM",
         lstm_real,
-        Rule(data=(0,), prepared=(2, 3), state={20: (18, 19), 24: (18, 19), 5: (BASIC_HIDDEN, BASIC_CELL)}, keep_float=True),
+        Rule(
+            data=(0,),
+            prepared=(2, 3),
+            state={20: (18, 19), 24: (18, 19), 5: (BASIC_HIDDEN, BASIC_CELL)},
+            keep_float=True,
+            versions={"float32": 1, "int8": 2, "float32 x int8": 4},
+        ),
         (
             Kernel(INT8, ("int8",), FLAVOURS, full_plan, full_run),
             Kernel(*UINT8, FLAVOURS, basic_plan, basic_run),
@@ -144,7 +150,7 @@ OPS = (
     Op(
         "BIDIRECTIONAL_SEQUENCE_LSTM",
         bidirectional_real,
-        Rule(data=(0,), prepared=(*range(1, 35), *range(40, 48)), state=STATES, keep_float=True),
+        Rule(data=(0,), prepared=(*range(1, 35), *range(40, 48)), state=STATES, keep_float=True, versions=VERSIONS),
         tuple(
             Kernel(lstm_hybrid.BOTH_WAYS, ("float32",) * n, FLAVOURS, lstm_hybrid.bidirectional_plan, lstm_hybrid.bidirectional_run)
             for n in (1, 2)

@@ -147,7 +147,7 @@ OPS = (
     Op(
         "BATCH_MATMUL",
         _real,
-        Rule(data=(0, 1), versions={"float32": 1, "int8": 2, "int16": 3}),
+        Rule(data=(0, 1), versions={"float32": 1, "int8": 2, "int16": 3, "float32 x int8": 4}),
         (
             Kernel(("int8", "int8"), ("int8",), FLAVOURS, _plan, _run),
             Kernel(("int16", "int16"), ("int16",), FLAVOURS, _plan, _run),

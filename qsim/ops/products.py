@@ -248,8 +248,9 @@ def _transposed(x: tuple, w: tuple, size: tuple, stride: tuple, padding: str, ac
 
 
 _TRANSPOSE = Rule(
-    data=(2,), weights=1, weight_axis=0, bias=3, static=(0,), prepared=(1, 3), versions={"float32": 4, "uint8": 4, "int8": 4, "int16": 4}
-)
+    data=(2,), weights=1, weight_axis=0, bias=3, static=(0,), prepared=(1, 3),
+    versions={"float32": 4, "uint8": 4, "int8": 4, "int16": 4, "float32 x int8": 5},
+)  # fmt: skip
 
 OPS = (
     Op(

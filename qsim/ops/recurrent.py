@@ -83,7 +83,7 @@ OPS = (
     Op(
         "SVDF",
         svdf_real,
-        Rule(data=(0,), prepared=(1, 2, 3), state=(4,), keep_float=True),
+        Rule(data=(0,), prepared=(1, 2, 3), state=(4,), keep_float=True, versions={"float32": 1, "int8": 3, "float32 x int8": 4}),
         (
             Kernel(("int8", "int8", "int16", "int32?", "int16"), ("int8",), FLAVOURS, svdf_plan, svdf_run),
             Kernel(("float32", "int8", "int8", "float32?", "float32"), ("float32",), FLAVOURS, rnn_hybrid.svdf_plan, rnn_hybrid.svdf_run),

@@ -60,17 +60,18 @@ def _hybrid(run: Any, cells: int = 1, more: tuple[str, ...] = (), outputs: tuple
     return Kernel(("float32", *CELL * cells, *more), outputs, FLAVOURS, rnn_plan, run)
 
 
+VERSIONS = {"float32": 1, "int8": 2, "float32 x int8": 3}
 AUX = ("float32?", "int8?", "int8?")
 
 OPS = (
-    Op("RNN", rnn_real, Rule(data=(0,), prepared=(1, 2, 3), state=(4,), keep_float=True), (_hybrid(rnn_run),)),
+    Op("RNN", rnn_real, Rule(data=(0,), prepared=(1, 2, 3), state=(4,), keep_float=True, versions=VERSIONS), (_hybrid(rnn_run),)),
     Op(
-        "UNIDIRECTIONAL_SEQUENCE_RNN", sequence_real, Rule(data=(0,), prepared=(1, 2, 3), state=(4,), keep_float=True),
+        "UNIDIRECTIONAL_SEQUENCE_RNN", sequence_real, Rule(data=(0,), prepared=(1, 2, 3), state=(4,), keep_float=True, versions=VERSIONS),
         (_hybrid(sequence_run),),
     ),
     Op(
         "BIDIRECTIONAL_SEQUENCE_RNN", bidirectional_real,
-        Rule(data=(0,), prepared=(1, 2, 3, 5, 6, 7, 10, 11), state=(4, 8), keep_float=True),
+        Rule(data=(0,), prepared=(1, 2, 3, 5, 6, 7, 10, 11), state=(4, 8), keep_float=True, versions=VERSIONS),
         tuple(_hybrid(bidirectional_run, 2, AUX, ("float32",) * n) for n in (1, 2)),
     ),
 )  # fmt: skip

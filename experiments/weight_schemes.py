@@ -1,0 +1,136 @@
+"""Question: does LiteRT run every float net under every weight-only scheme, in every resolver that runs the net itself, as qsim does?
+
+Answer: a line per net and scheme with the file's size beside the source's, the ops whose weights stayed, and per flavour what `certify`
+found (every op on LiteRT's own intermediates, and the whole graph); "exact per op" as in real_files.py. Where there is a file of TF's
+converter with the same granularity, its size is beside. Float nets: those under $QSIM_MODELS/nets without quantized tensors.
+
+    QSIM_MODELS=... python experiments/weight_schemes.py [--samples 1] [--only REGEX] [--schemes dynamic8,float16] [--jobs 1] [--resume]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import sets
+from real_files import certified
+
+import qsim
+from qsim import litert
+from qsim.errors import QsimError
+from qsim.op import FLAVOURS
+from qsim.scheme import SCHEMES, Scheme
+from qsim.weightonly import store_weights
+
+RESULTS = Path(__file__).parent / "results" / "weight_schemes.json"
+NAMES = ("dynamic8", "dynamic4", "weights8", "weights4", "float16", "blockwise4")
+TF_SMALLEST = 1024  # elements of weights that TF's converter leaves alone with dynamic range
+TWINS = {  # (net, scheme) -> the file of TF's converter, and the scheme with its threshold
+    ("mlperf_resnet8_f32", "dynamic8"): "conv_resnet8_dr",
+    ("mlperf_resnet8_f32", "float16"): "conv_resnet8_fp16",
+    ("mlperf_ad01_f32", "dynamic8"): "conv_ad01_dr",
+}
+
+
+def float_nets(root: Path) -> Iterator[tuple[Path, qsim.Model]]:
+    """The files without quantized tensors, of those that load."""
+    for path in sorted((root / "nets").glob("*.tflite")):
+        try:
+            model = qsim.load(path)
+        except QsimError:
+            continue
+        if not any(t.qparams is not None and t.type != "float32" or t.blocks is not None for g in model.graphs for t in g.tensors):
+            yield path, model
+
+
+def tried(path: Path, model: qsim.Model, scheme: Scheme, samples: int) -> dict[str, Any]:
+    """What becomes of a net under a scheme; see the module."""
+    try:
+        made = store_weights(model, scheme)
+    except QsimError as reason:
+        return {"refused": str(reason).split(": ", 1)[-1]}
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / path.name
+        qsim.save(made, target)
+        size = target.stat().st_size
+        flavours = certified(target, target.name, samples)
+        lost = [f for f in FLAVOURS if litert.loads(target.read_bytes(), f) and not litert.loads(path.read_bytes(), f)]
+    kept = Counter(f"{row.op}: {row.reason}" for row in made.report.kept_float if row.reason not in IDLE)
+    return {
+        "bytes": size,
+        "share": round(size / path.stat().st_size, 4),
+        "kept": dict(kept),
+        "lost": lost,
+        **twin(path, model, scheme),
+        **flavours,
+    }
+
+
+IDLE = ("it has no weights", "its result does not depend on data", "it has no float32 constants to speak of")
+
+
+def twin(path: Path, model: qsim.Model, scheme: Scheme) -> dict[str, Any]:
+    """The size of TF's file for the same net and scheme, and ours with its threshold, as a ratio."""
+    name = TWINS.get((path.stem, scheme.name))
+    if name is None:
+        return {}
+    theirs = (path.parent / f"{name}.tflite").stat().st_size
+    same = store_weights(model, replace(scheme, smallest=TF_SMALLEST if scheme.weight == "int8" and name != "conv_ad01_dr" else 0))
+    return {"beside": {name: round(len(qsim.writer.to_bytes(same)) / theirs, 4)}}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=1)
+    parser.add_argument("--only", default="", help="nets whose name matches")
+    parser.add_argument("--schemes", default=",".join(NAMES))
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    asked = parser.parse_args()
+    found = json.loads(asked.output.read_text()) if asked.resume and asked.output.exists() else {}
+    nets = [(path, model) for path, model in float_nets(sets.root()) if re.search(asked.only, path.stem)]
+    nets.sort(key=lambda net: len(net[1].graph.nodes))
+    with ThreadPoolExecutor(asked.jobs) as pool:
+        waiting = {
+            pool.submit(tried, path, model, SCHEMES[name], asked.samples): f"{path.stem} {name}"
+            for path, model in nets for name in asked.schemes.split(",") if f"{path.stem} {name}" not in found
+        }  # fmt: skip
+        for done in as_completed(waiting):
+            found[waiting[done]] = done.result()
+            print(line(waiting[done], done.result()), flush=True)
+            asked.output.write_text(json.dumps(dict(sorted(found.items())), indent=1) + "\n")
+    return report(found)
+
+
+def line(name: str, row: dict[str, Any]) -> str:
+    if "refused" in row:
+        return f"{name}: refused: {row['refused'][:200]}"
+    said = {
+        f: f"{o['status']} {o['differing']}/{o['elements']} {o['cause'][:160] if o['status'] != 'exact' else ''}" for f, o in _flavours(row)
+    }
+    return f"{name}: {row['bytes']} bytes ({row['share']}), {row.get('beside', '')} {said} kept {row['kept']} lost {row['lost']}"
+
+
+def _flavours(row: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [(f, o) for f, o in row.items() if isinstance(o, dict) and "status" in o]
+
+
+def report(found: dict[str, Any]) -> int:
+    counts = Counter((name.split()[1], f, o["status"]) for name, row in found.items() for f, o in _flavours(row))
+    for key, n in sorted(counts.items()):
+        print(*key, n)
+    print(f"{len(found)} nets x schemes, {sum('refused' in row for row in found.values())} refused before writing")
+    return 1 if any(row.get("lost") or any(o["status"] == "differs" for _, o in _flavours(row)) for row in found.values()) else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
