@@ -22,9 +22,10 @@ import numpy as np
 
 from qsim.errors import BadModel, BadRange
 from qsim.files import replace_file
-from qsim.given import given_ranges, with_min_max
+from qsim.given import given_ranges
 from qsim.graph import Graph, Model
 from qsim.layout import layout
+from qsim.minmax import with_min_max
 from qsim.reader import load
 from qsim.types import code_range
 from qsim.writer import may_write, to_bytes

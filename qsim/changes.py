@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .given import stored_range
 from .graph import QParams, Tensor
+from .minmax import stored_range
 
 
 @dataclass(frozen=True)

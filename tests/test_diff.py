@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +15,9 @@ from nets import random_net
 import qsim
 from qsim.difference import Change, difference
 from qsim.flat import Record
-from qsim.given import with_min_max
 from qsim.graph import Model, Node, Options, QParams
 from qsim.matching import match
+from qsim.minmax import with_min_max
 from qsim.reader import read
 from qsim.writer import to_bytes
 from qsim_cli import main
@@ -183,6 +186,17 @@ def test_random_nets_differ_just_where_their_bytes_do(seed):
     assert difference(one, read(to_bytes(one, "rebuild"))) == ()
     assert difference(one, two) and difference(two, one)
     assert all(isinstance(c, Change) and c.words for c in difference(one, two))
+
+
+def test_it_needs_neither_jax_nor_litert(tmp_path):
+    qsim.save(FLOAT, tmp_path / "a.tflite")
+    qsim.save(INT8, tmp_path / "b.tflite")
+    without = "import sys; sys.modules['jax'] = sys.modules['ai_edge_litert'] = None"
+    program = f"{without}; from qsim_cli import main; sys.exit(main(['diff', 'a.tflite', 'b.tflite']))"
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(root)})
+    assert done.returncode == 1, done.stderr
+    assert "type float32 -> int8" in done.stdout and not done.stderr
 
 
 def test_the_command_tells_by_its_exit_code(tmp_path, capsys):

@@ -11,8 +11,9 @@ import qsim
 from qsim.check import check
 from qsim.errors import BadRange
 from qsim.flat import Record
-from qsim.given import given_ranges, nudged, with_min_max, without_fake_quant
+from qsim.given import given_ranges, nudged, without_fake_quant
 from qsim.graph import Model, Node, Options, QParams
+from qsim.minmax import with_min_max
 from qsim.reader import read
 from qsim.records import diff
 from qsim.writer import to_bytes
@@ -202,6 +203,19 @@ def test_new_numbers_for_old_fields_are_a_patch(tmp_path):
 def test_what_has_no_range_is_refused(key, words):
     with pytest.raises(BadRange, match=words):
         with_min_max(small.float_net(), {key: (0.0, 1.0)})
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("name", ["mlperf_resnet8_f32", "blazeface_front_f32"])
+def test_a_real_file_with_ranges_runs_as_it_did(name, models_dir, oracle):
+    model = qsim.load(models_dir / "nets" / f"{name}.tflite")
+    graph = model.graph
+    ranges = {graph.key(t): (-1.5, 2.0) for n in graph.nodes for t in n.outputs if graph.tensors[t].type == "float32"}
+    made = to_bytes(with_min_max(model, ranges))
+    assert given_ranges(read(made)) == ranges
+    x = np.random.default_rng(0).normal(size=(2, *graph.tensors[graph.inputs[0]].shape)).astype(np.float32)
+    before, after = (oracle.run(data, [x], tensors="all") for data in (model.source.data, made))
+    assert before.keys() == after.keys() and all(np.array_equal(before[t], after[t]) for t in before)
 
 
 @pytest.mark.models
