@@ -176,6 +176,25 @@ def test_the_rest_of_the_file():
     assert rows(FLOAT, FLOAT.but(graphs=FLOAT.graphs * 2))[0] == ("model", "subgraphs", "1 -> 2")
 
 
+def test_other_graphs_are_compared_by_number():
+    two = FLOAT.but(graphs=FLOAT.graphs * 2)
+    second = changed(FLOAT, hidden={"name": "hid"}).graph
+    assert rows(two, two.but(graphs=(FLOAT.graph, second))) == [("tensor", "subgraph 1 hidden", "renamed hidden -> hid")]
+    signed = two.but(signatures=({"key": "a", "graph": 0, "inputs": {}, "outputs": {"y": 12}},))
+    other = two.but(signatures=({"key": "a", "graph": 1, "inputs": {}, "outputs": {"y": 12}},))
+    assert [kind for kind, _, _ in rows(signed, other)] == ["signature"]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_matches_are_one_to_one_and_find_a_net_in_itself(seed):
+    one, two = (random_net(np.random.default_rng(s), 8).graph for s in (seed, seed + 50))
+    bare = one.but(tensors=tuple(t.but(name="") for t in one.tensors))
+    assert match(one, bare).nodes == {n.index: n.index for n in one.nodes}
+    for pairs in match(one, two):
+        assert len(set(pairs.values())) == len(pairs)
+    assert all(one.nodes[a].op == two.nodes[b].op for a, b in match(one, two).nodes.items())
+
+
 def test_ranges_inside_a_float_file_are_told():
     assert rows(FLOAT, with_min_max(FLOAT, {"hidden": (0.0, 3.0)})) == [("tensor", "hidden", "min/max in the file none -> (0.0, 3.0)")]
 
