@@ -1,12 +1,16 @@
-"""Ranges as JSON files: our own form, and ai-edge-quantizer's calibration results, so that users can mix tools.
+"""Ranges as files, so that users can mix tools. The form follows from the file's name, or is named.
 
-Own form: {"qsim_ranges": 1, "model_sha256": ..., "strategy": ..., "ranges": {tensor: [low, high]}}, real units.
-ai-edge-quantizer's: {tensor: {"min": nested list of one number, "max": ...}}, which its `quantize` takes back.
+json, form "qsim": {"qsim_ranges": 1, "model_sha256": ..., "strategy": ..., "ranges": {tensor: [low, high]}}, real units.
+json, form "aeq": {tensor: {"min": nested list of one number, "max": ...}}, the calibration result of ai-edge-quantizer.
+csv: a line `tensor,low,high`, then one a tensor.
+tflite: the float model itself with min and max (float32) in its quantization records, which the TFLite converter's `mlir_quantize` takes.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import math
 from collections.abc import Mapping
@@ -16,13 +20,19 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from qsim.errors import BadRange
+from qsim.errors import BadModel, BadRange
 from qsim.files import replace_file
+from qsim.given import given_ranges
 from qsim.graph import Graph, Model
-from qsim.writer import may_write
+from qsim.layout import layout
+from qsim.minmax import with_min_max
+from qsim.reader import load
+from qsim.types import code_range
+from qsim.writer import may_write, to_bytes
 
 Ranges = Mapping[str, tuple[float, float]]
-FORMS = ("qsim", "aeq")
+FORMS = ("qsim", "aeq", "csv", "tflite")
+COLUMNS = ["tensor", "low", "high"]
 
 
 class RangeFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -34,27 +44,53 @@ class RangeFile(msgspec.Struct, forbid_unknown_fields=True):
     model_sha256: str = ""
 
 
-def save_ranges(
-    path: str | Path, ranges: Ranges, *, form: str = "qsim", model: Model | None = None, strategy: str = "", force: bool = False
-) -> None:
-    """Write {tensor key: (low, high)} as JSON, whole or not at all. form: "qsim" or "aeq" (which needs `model` for the ranks).
+def form_of(path: str | Path) -> str:
+    """The form that a file's name asks for: csv, tflite, else our JSON."""
+    suffix = Path(path).suffix.lower().removeprefix(".")
+    return suffix if suffix in ("csv", "tflite") else "qsim"
 
+
+def save_ranges(
+    path: str | Path, ranges: Ranges, *, form: str | None = None, model: Model | None = None, strategy: str = "", force: bool = False
+) -> None:
+    """Write {tensor key: (low, high)}, whole or not at all. form: one of `FORMS`, default by the file's name.
+
+    "aeq" and "tflite" need `model`; "aeq" also holds the outputs whose range their op dictates, which that tool asks for.
     *Raises*: WriteFailed where the file exists and `force` is not given, or cannot be written; BadRange for a range that is no range.
     """
     path = Path(path)
-    may_write(path, "", force=force)
+    may_write(path, model.path if model is not None else "", force=force)
     checked = {str(k): _range(k, v) for k, v in ranges.items()}
-    content: Any = RangeFile(1, checked, strategy, fingerprint(model)) if form == "qsim" else _aeq(checked, model)
-    replace_file(path, msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
+    replace_file(path, _encoded(form or form_of(path), checked, model, strategy))
+
+
+def _encoded(form: str, ranges: Ranges, model: Model | None, strategy: str) -> bytes:
+    if form == "csv":
+        return _table(ranges)
+    if form == "tflite":
+        return to_bytes(with_min_max(_needed(model, form), ranges), "rebuild")
+    content: Any = RangeFile(1, dict(ranges), strategy, fingerprint(model)) if form == "qsim" else _aeq(ranges, _needed(model, form))
+    return msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
+
+
+def _needed(model: Model | None, form: str) -> Model:
+    if model is None:
+        raise BadRange(f"the form {form} needs the model")
+    return model
 
 
 def load_ranges(path: str | Path, model: Model | None = None) -> dict[str, tuple[float, float]]:
-    """Read either form. With a model, names are checked and become its tensor keys.
+    """Read any of the forms. With a model, names are checked and become its tensor keys.
 
-    *Raises*: BadRange naming file and entry: not JSON, not of either form, NaN, inverted, per channel, or an unknown tensor (with
-    the nearest names).
+    *Raises*: BadRange naming file and entry: not of any form, NaN, inverted, per channel, or an unknown tensor (with the nearest names).
     """
     where = str(path)
+    found = {"csv": _read_csv, "tflite": _read_tflite}.get(form_of(path), _read_json)(path, where)
+    graph = model.graph if model is not None else None
+    return {_key(k, graph, where): _range(k, v, where) for k, v in found.items()}
+
+
+def _read_json(path: str | Path, where: str) -> dict[str, tuple[float, float]]:
     try:
         text = Path(path).read_bytes()
         content = json.loads(text)
@@ -62,9 +98,51 @@ def load_ranges(path: str | Path, model: Model | None = None) -> dict[str, tuple
         raise BadRange(f"no ranges can be read: {fault}", where=where) from fault
     if not isinstance(content, dict):
         raise BadRange("ranges are a JSON object", where=where, found=type(content).__name__)
-    found = _own(text, where) if "qsim_ranges" in content else {k: _min_max(k, v, where) for k, v in content.items()}
-    graph = model.graph if model is not None else None
-    return {_key(k, graph, where): _range(k, v, where) for k, v in found.items()}
+    return _own(text, where) if "qsim_ranges" in content else {k: _min_max(k, v, where) for k, v in content.items()}
+
+
+def _read_tflite(path: str | Path, where: str) -> dict[str, tuple[float, float]]:
+    try:
+        found = given_ranges(load(path), trusted=True)
+    except BadModel as fault:
+        raise BadRange(f"no ranges can be read: {fault}", where=where) from fault
+    if not found:
+        raise BadRange("no float tensor of this model has min and max, and it has no FAKE_QUANT", where=where)
+    return found
+
+
+def _table(ranges: Ranges) -> bytes:
+    made = io.StringIO()
+    rows = csv.writer(made, lineterminator="\n")
+    rows.writerow(COLUMNS)
+    rows.writerows((k, repr(low), repr(high)) for k, (low, high) in ranges.items())
+    return made.getvalue().encode("utf-8", "surrogateescape")
+
+
+def _read_csv(path: str | Path, where: str) -> dict[str, tuple[float, float]]:
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig", "surrogateescape")
+        lines = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
+    except (OSError, csv.Error) as fault:
+        raise BadRange(f"no ranges can be read: {fault}", where=where) from fault
+    if not lines or [cell.strip().lower() for cell in lines[0]] != COLUMNS:
+        raise BadRange(
+            "the first line names the columns", where=where, found=",".join(lines[0]) if lines else "", expected=",".join(COLUMNS)
+        )
+    found: dict[str, tuple[float, float]] = {}
+    for number, row in enumerate(lines[1:], 2):
+        place = f"{where}, row {number}"
+        if len(row) != len(COLUMNS) or row[0] in found:
+            raise BadRange("not one tensor with low and high, each tensor once", where=place, found=",".join(row))
+        found[row[0]] = _number(row[1], place), _number(row[2], place)
+    return found
+
+
+def _number(text: str, place: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise BadRange("not a number", where=place, found=text) from None
 
 
 def fingerprint(model: Model | None) -> str:
@@ -113,13 +191,17 @@ def _key(name: str, graph: Graph | None, where: str) -> str:
         raise BadRange(fault.message, where=where, hint=fault.hint) from fault
 
 
-def _aeq(ranges: Ranges, model: Model | None) -> dict[str, Any]:
-    if model is None:
-        raise BadRange("ai-edge-quantizer's form needs the model, for the ranks of its tensors")
-    graph = model.graph
+def _aeq(ranges: Ranges, model: Model) -> dict[str, Any]:
+    graph, fixed = model.graph, _dictated(model)
+    found = {graph.find(k): (low, high) for k, (low, high) in {**fixed, **ranges}.items()}
+    return {graph.key(t): {"min": _boxed(low, graph, t), "max": _boxed(high, graph, t)} for t, (low, high) in sorted(found.items())}
 
-    def boxed(value: float, rank: int) -> Any:
-        return np.full((1,) * rank, value).tolist()
 
-    ranks = {k: len(graph.tensors[graph.find(k)].shape) for k in ranges}
-    return {k: {"min": boxed(low, ranks[k]), "max": boxed(high, ranks[k])} for k, (low, high) in ranges.items()}
+def _boxed(value: float, graph: Graph, tensor: int) -> Any:
+    return np.full((1,) * len(graph.tensors[tensor].shape), value).tolist()
+
+
+def _dictated(model: Model) -> dict[str, tuple[float, float]]:
+    """The ranges of outputs whose parameters their op dictates (SOFTMAX: [0, 255/256])."""
+    low, high = code_range("int8")
+    return {model.graph.key(t): (scale * (low - zero), scale * (high - zero)) for t, (scale, zero) in layout(model).fixed.items()}

@@ -68,11 +68,13 @@ def smallest_scale(type_name: str) -> float:
 def affine(low: float, high: float, type_name: str = "int8", *, symmetric: bool = False) -> tuple[np.float32, int]:
     """(scale, zero point) of a real range: the range is first extended to hold 0, so that 0.0 is always a code.
 
-    Formula: scale = f32((high - low) / (qmax - qmin)); zero_point = clip(round_half_even(qmin - low / scale), qmin, qmax).
-    Symmetric: scale = f32(max(|low|, |high|) / qmax), zero_point 0. A scale below `smallest_scale` (also a zero-width range) is raised.
+    <<<<<<< HEAD
+        Formula: scale = f32((f32(high) - f32(low)) / (qmax - qmin)); zero_point = clip(round(qmin - low / scale), qmin, qmax), halves away
+        from zero. uint8: all in float64, from the end that loses less, and only the scale is then rounded to float32.
+        Symmetric: scale = f32(max(|low|, |high|) / qmax), zero_point 0. A scale below `smallest_scale` (also a zero-width range) is raised.
 
-    *Domain*: finite, low <= high. *Raises*: BadRange otherwise. *Restates*: the rule of the TFLite converter and
-    ai-edge-quantizer (both compute the scale in float and nudge the zero point by rounding).
+        *Domain*: finite, low <= high. *Raises*: BadRange otherwise. *Restates*: the TFLite converter, its calibrated int8 and its uint8 of
+        default ranges and input statistics. *Differs from*: ai-edge-quantizer, which computes in float32 and rounds halves to even.
     """
     low, high = float(low), float(high)
     if not (np.isfinite(low) and np.isfinite(high)):
@@ -81,8 +83,21 @@ def affine(low: float, high: float, type_name: str = "int8", *, symmetric: bool 
         raise BadRange("the low end of a range is above its high end", found=(low, high))
     qmin, qmax = code_range(type_name)
     low, high = min(low, 0.0), max(high, 0.0)
+    least = smallest_scale(type_name)
     if symmetric:
-        return np.float32(max(max(-low, high) / qmax, smallest_scale(type_name))), 0
-    scale = np.float32(max((high - low) / (qmax - qmin), smallest_scale(type_name)))
-    zero = int(np.clip(np.rint(qmin - low / float(scale)), qmin, qmax))
-    return scale, zero
+        return np.float32(max(max(-low, high) / qmax, least)), 0
+    scale, zero = (_legacy if type_name == "uint8" else _calibrated)(low, high, qmin, qmax, least)
+    return scale, int(np.clip(np.copysign(np.floor(abs(zero) + 0.5), zero), qmin, qmax))
+
+
+def _calibrated(low: float, high: float, qmin: int, qmax: int, least: float) -> tuple[np.float32, float]:
+    """Scale, and zero point before it is rounded."""
+    scale = np.float32(max(float(np.float32(high) - np.float32(low)) / (qmax - qmin), least))
+    return scale, qmin - low / float(scale)
+
+
+def _legacy(low: float, high: float, qmin: int, qmax: int, least: float) -> tuple[np.float32, float]:
+    """The same in float64, from the end of the range whose terms are smaller: (-100, 100) gives 127.5."""
+    scale = max((high - low) / (qmax - qmin), least)
+    by_low, by_high = qmin - low / scale, qmax - high / scale
+    return np.float32(scale), by_low if abs(qmin) + abs(low / scale) < abs(qmax) + abs(high / scale) else by_high

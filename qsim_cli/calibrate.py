@@ -10,9 +10,13 @@ from cyclopts import Parameter
 from . import options as o
 from .screen import emit, table, text
 
-Ranges = Annotated[Path, Parameter(name=["--output", "-o"], help="RANGES.json to write.")]
-
-Form = Annotated[Literal["qsim", "aeq"], Parameter(help="Form of the JSON: ours, or the calibration result of ai-edge-quantizer.")]
+Ranges = Annotated[
+    Path, Parameter(name=["--output", "-o"], help="File to write: .json, .csv, or .tflite (the model with min and max in it).")
+]
+Form = Annotated[
+    Literal["qsim", "aeq", "csv", "tflite"] | None,
+    Parameter(name=["--format", "--form"], help="Form of the file (default: by its name); aeq: ai-edge-quantizer's calibration result."),
+]
 
 
 def command(
@@ -28,12 +32,12 @@ def command(
     input_offset: o.InputOffset = None,
     groups: o.Groups = None,
     task: o.Task = None,
-    form: Form = "qsim",
+    form: Form = None,
     device: o.Device = "auto",
     force: o.Force = False,
     json: o.Json = False,
 ) -> int:
-    """Choose the ranges of a float model from representative data, and write them as JSON (edit or reuse with `qsim quantize`)."""
+    """Choose the ranges of a float model from representative data, and write them as a file (edit or reuse with `qsim quantize`)."""
     from qsim import load
 
     from .computing import choose_device

@@ -18,13 +18,36 @@ def _number(type_: type, tokens: list[Token]) -> float:
 
 def _pair(type_: type, tokens: list[Token]) -> tuple[float, float]:
     """`lo,hi`, ratios allowed."""
-    parts = tokens[0].value.split(",")
-    if len(parts) != 2:
-        raise ValueError("write it as lo,hi - for example --input-range=-1,1")
-    low, high = _value(parts[0]), _value(parts[1])
+    low, high = _two(tokens[0].value, "lo,hi - for example --input-range=-1,1")
     if not low < high:
         raise ValueError("lo must be below hi")
     return low, high
+
+
+def _stats(type_: type, tokens: list[Token]) -> tuple[float, float]:
+    """`mean,std`, ratios allowed."""
+    mean, std = _two(tokens[0].value, "mean,std - for example --input-stats 127.5,127.5")
+    if not std > 0:
+        raise ValueError("std must be above 0")
+    return mean, std
+
+
+def _two(text: str, form: str) -> tuple[float, float]:
+    parts = text.split(",")
+    if len(parts) != 2:
+        raise ValueError(f"write it as {form}")
+    return _value(parts[0]), _value(parts[1])
+
+
+def _type(type_: type, tokens: list[Token]) -> str:
+    """A type by any of its names: int8, tf.int8, QUANTIZED_UINT8, ..."""
+    from calibrate.legacy import element_type
+    from qsim.errors import BadRecipe
+
+    try:
+        return element_type(tokens[0].value)
+    except BadRecipe as fault:
+        raise ValueError(str(fault)) from None
 
 
 def _value(text: str) -> float:
@@ -71,6 +94,27 @@ InputRange = Annotated[
         help="Declared domain lo,hi of the model's real input.",
     ),
 ]
+InputStats = Annotated[
+    tuple[float, float] | None,
+    Parameter(
+        name="--input-stats",
+        converter=_stats,
+        n_tokens=1,
+        allow_leading_hyphen=True,
+        help="mean,std of the input's codes: real = (code - mean) / std (quantized_input_stats of the TFLite converter).",
+    ),
+]
+DefaultRange = Annotated[
+    tuple[float, float] | None,
+    Parameter(
+        name="--default-range",
+        converter=_pair,
+        n_tokens=1,
+        allow_leading_hyphen=True,
+        help="lo,hi for every tensor that has no range (default_ranges_stats of the TFLite converter).",
+    ),
+]
+TypeName = Annotated[str, Parameter(converter=_type, help="A type by any of its names: int8, tf.uint8, QUANTIZED_UINT8, float32.")]
 Data = Annotated[Path, Parameter(name="--data", help="An .npz or .npy of samples, or a folder of images (sorted by name).")]
 Inputs = Annotated[Path, Parameter(help="An .npz with one array per input, keyed by tensor name or t<index>, of shape (N, *shape).")]
 Task = Annotated[

@@ -349,10 +349,10 @@ def test_auto_compares_strategies_and_says_so(capsys, here):
 def test_ranges_in_a_file_give_the_same_model_as_data(capsys, here):
     common = ("--strategy", "percentile:99.9", *AFFINE)
     assert run(capsys, "quantize", "net.tflite", "--data", "data.npz", "-o", "direct.tflite", *common)[0] == 0
-    for form in ("qsim", "aeq"):
-        assert run(capsys, "calibrate", "net.tflite", "--data", "data.npz", "-o", f"{form}.json", "--form", form, *common)[0] == 0
-        assert run(capsys, "quantize", "net.tflite", "--ranges", f"{form}.json", "-o", f"{form}.tflite")[0] == 0
-        assert Path(f"{form}.tflite").read_bytes() == Path("direct.tflite").read_bytes()
+    for name, form in (("own.json", ()), ("aeq.json", ("--format", "aeq")), ("table.csv", ()), ("held.tflite", ())):
+        assert run(capsys, "calibrate", "net.tflite", "--data", "data.npz", "-o", name, *form, *common)[0] == 0
+        assert run(capsys, "quantize", "net.tflite", "--ranges", name, "-o", f"of_{name}.tflite")[0] == 0
+        assert Path(f"of_{name}.tflite").read_bytes() == Path("direct.tflite").read_bytes()
 
 
 def test_the_declared_range_is_the_inputs(capsys, here):

@@ -35,11 +35,15 @@ def _local_response(options: Options, x: Any) -> Any:
 
 
 def fake_grid(options: Options) -> tuple[np.float32, np.float32, np.float32]:
-    """(scale, lowest value, highest value) of FAKE_QUANT: min and max moved so that zero is on the grid. LiteRT refuses narrow_range."""
+    """(scale, lowest value, highest value) of FAKE_QUANT: min and max moved so that zero is on the grid; narrow_range leaves code 0 out.
+
+    *Domain*: min < max. *Restates*: the nudging of TF's FakeQuantWithMinMaxArgs. (LiteRT refuses narrow_range.)
+    """
     low, high, top = f32(options.get("min", 0.0)), f32(options.get("max", 0.0)), f32((1 << int(options.get("num_bits", 8))) - 1)
-    scale = f32(f32(high - low) / top)
-    zero = np.clip(round_away(f32(f32(0) - f32(low / scale))), f32(0), top)
-    return scale, f32(f32(f32(0) - zero) * scale), f32(f32(top - zero) * scale)
+    bottom = f32(bool(options.get("narrow_range", False)))
+    scale = f32(f32(high - low) / f32(top - bottom))
+    zero = np.clip(round_away(f32(bottom - f32(low / scale))), bottom, top)
+    return scale, f32(f32(bottom - zero) * scale), f32(f32(top - zero) * scale)
 
 
 @jax.custom_jvp
