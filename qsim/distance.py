@@ -13,7 +13,7 @@ from .graph import Graph, Model, Tensor
 from .types import TYPES
 
 STEP = 2.0**-23  # of a float32, relative
-TIMES = 64  # of the rounding seen in one draw; sums in another order move more than one step a factor
+TIMES = 16  # of the rounding seen in one draw; on 1,000 random nets folding stayed below 3
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Distance:
 
     @property
     def same(self) -> bool:
-        """Whether rounding explains the difference: at most 64 times what one step does, and steps of the output itself."""
+        """Whether rounding explains the difference: at most 16 times what one step does, and steps of the output itself."""
         return self.difference <= TIMES * (self.rounding + STEP * self.largest)
 
 
@@ -45,7 +45,7 @@ def distances(before: Model, after: Model, *, samples: int = 4, seed: int = 0) -
     first, second = before.function("float"), after.function("float")
     expected, found = first.batch(*data), second.batch(*data)
     params = {**first.params, "constants": _stepped(first.params["constants"], rng)}
-    moved = first.run_samples(params, *(_step(x, rng) for x in data))
+    moved = first.run_samples(params, *(step(x, rng) for x in data))
     return tuple(
         Distance(before.graph.key(t), _most(a), _most(a, b), _most(a, c))
         for t, a, b, c in zip(before.graph.outputs, expected, found, moved, strict=True)
@@ -65,10 +65,10 @@ def _draw(t: Tensor, samples: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _stepped(constants: Mapping[Any, Any], rng: np.random.Generator) -> dict[Any, Any]:
-    return {t: _step(np.asarray(v), rng) for t, v in constants.items()}
+    return {t: step(np.asarray(v), rng) for t, v in constants.items()}
 
 
-def _step(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def step(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """float32 numbers one relative step up or down; others as they are."""
     return x * (1 + rng.choice([-STEP, STEP], x.shape)).astype(np.float32) if x.dtype == np.float32 else x
 

@@ -49,7 +49,7 @@ def fold(model: Model, what: Sequence[str] = ALL) -> tuple[Model, tuple[Folded, 
     before), "normalize" (the same into the linear op behind). Inputs, outputs and signatures keep their names; other graphs stay.
 
     *Domain*: float ops; quantized ones are left. The float function is the same up to float32 rounding wherever the intermediates
-    that vanish were finite. *Raises*: BadRecipe for an unknown name.
+    that vanish stay far from the ends of float32. *Raises*: BadRecipe for an unknown name.
     """
     unknown = [name for name in what if name not in ALL]
     if unknown:

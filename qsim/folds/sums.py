@@ -17,6 +17,7 @@ from .constant import Stock
 LINEAR = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 POINTWISE = ("MUL", "ADD", "SUB", "DIV")
 HALF_STEP = 2.0**-24  # of a float32, relative
+LARGEST = 2.0**100  # of a product: sums of many times it are still numbers
 UNFIT = "the products do not fit float32"
 
 
@@ -115,7 +116,7 @@ def single(exact: np.ndarray, peak: np.ndarray) -> np.ndarray | None:
     """float64 as float32; None where that moves a value by more than half a step of its `peak` (overflow, underflow)."""
     with np.errstate(over="ignore", invalid="ignore"):
         rounded = exact.astype(np.float32)
-        fits = np.isfinite(rounded).all() and (np.abs(rounded - exact) <= HALF_STEP * peak).all()
+        fits = (np.abs(rounded) < LARGEST).all() and (np.abs(rounded - exact) <= HALF_STEP * peak).all()
     return rounded if fits else None
 
 
