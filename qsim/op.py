@@ -148,15 +148,16 @@ class Kernel:
     defects: Mapping[str, str] = field(default_factory=dict)
 
     def serves(self, types: tuple[tuple[str, ...], tuple[str, ...]], flavour: str) -> bool:
-        return flavour in self.flavours and _matches(self.inputs, types[0]) and _matches(self.outputs, types[1])
+        return flavour in self.flavours and matches(self.inputs, types[0]) and matches(self.outputs, types[1])
 
 
-def _matches(patterns: tuple[str, ...], types: tuple[str, ...]) -> bool:
+def matches(patterns: tuple[str, ...], types: tuple[str, ...]) -> bool:
+    """Whether element types are what the patterns of a `Kernel` ask for."""
     if patterns and patterns[-1].endswith("*"):
         fixed, rest = patterns[:-1], patterns[-1][:-1]
         if len(types) < len(fixed):
             return False
-        return _matches(fixed, types[: len(fixed)]) and all(_one(rest, t) for t in types[len(fixed) :])
+        return matches(fixed, types[: len(fixed)]) and all(_one(rest, t) for t in types[len(fixed) :])
     types = types + ("",) * (len(patterns) - len(types))
     return len(types) == len(patterns) and all(_one(p, t) for p, t in zip(patterns, types, strict=True))
 
