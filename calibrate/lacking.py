@@ -9,8 +9,9 @@ from typing import NamedTuple
 from qsim.errors import BadRange
 from qsim.graph import Model
 from qsim.layout import layout
-from qsim.ranges import _missing
-from qsim.scheme import INT8, Scheme
+from qsim.ranges import missing as without_range
+from qsim.recipe import Schemes
+from qsim.scheme import INT8
 
 from .ranging import ranges as estimated
 from .statistics import Statistics
@@ -36,7 +37,7 @@ def _words(ends: Range) -> str:
 def lacking(
     model: Model,
     ranges: Mapping[str, Range],
-    scheme: Scheme = INT8,
+    scheme: Schemes = INT8,
     stats: Statistics | None = None,
     strategy: str | Strategy = "minmax",
 ) -> tuple[Lacking, ...]:
@@ -45,14 +46,14 @@ def lacking(
     *Raises*: BadRange for a range of an unknown tensor, and as `calibrate.ranges`.
     """
     graph, proposals = model.graph, {} if stats is None else estimated(model, stats, strategy, scheme)
-    missing = _missing(graph, layout(model, scheme), {graph.find(k): v for k, v in ranges.items()})
+    missing = without_range(graph, layout(model, scheme), {graph.find(k): v for k, v in ranges.items()})
     return tuple(Lacking(graph.key(t), proposals.get(graph.key(t))) for t in missing)
 
 
 def require(
     model: Model,
     ranges: Mapping[str, Range],
-    scheme: Scheme = INT8,
+    scheme: Schemes = INT8,
     stats: Statistics | None = None,
     strategy: str | Strategy = "minmax",
 ) -> None:
@@ -67,7 +68,7 @@ def with_default(
     model: Model,
     ranges: Mapping[str, Range],
     default: Range,
-    scheme: Scheme = INT8,
+    scheme: Schemes = INT8,
     stats: Statistics | None = None,
 ) -> tuple[dict[str, Range], tuple[str, ...]]:
     """(the ranges, completed by the default one; notes): every tensor without a range gets `default`, as `default_ranges_stats` says.

@@ -18,6 +18,12 @@ from .scheme import INT8, Scheme
 Variable = tuple  # ("group", position), ("fixed", tensor) or ("constant", node, input position): what owns one (scale, zero point)
 Use = tuple[int, str]  # (tensor, element type in which quantized ops see it)
 TARGETS = ("xnnpack", "reference")  # an op is quantized only where both have a kernel for the types it would get
+LEFT, CONSTANT, NOT_REAL = (
+    "its recipe leaves its activations float32",
+    "its result does not depend on data",
+    "it carries no real values, or converts them",
+)
+HARMLESS = ("", LEFT, CONSTANT, NOT_REAL)  # reasons to stay float that cost nothing, or were asked for
 CLAMPS = ("NONE", "RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1")
 
 
@@ -102,6 +108,31 @@ def _runnable(graph: Graph, node: Node, scheme: Scheme) -> Scheme:
     return next((s for s in choices if not _lacking(graph, node, op, s)), scheme)
 
 
+def for_target(model: Model, schemes: Mapping[int, Scheme], target: str) -> tuple[dict[int, Scheme], dict[int, str]]:
+    """(the schemes, with one weight scale where a target takes no more; node index -> why the target runs no such op at all)."""
+    from .ops import REGISTRY
+    from .targets import TARGETS as KNOWN
+    from .targets import forbids
+
+    if target in KNOWN and KNOWN[target].measured:  # the registry itself, which `layout` asks
+        return dict(schemes), {}
+    found, refused = dict(schemes), {}
+    for i, scheme in schemes.items():
+        node, op = model.graph.nodes[i], REGISTRY.get(model.graph.nodes[i].op)
+        if op is None or scheme.weight == "float32" or (scheme.activation == "float32" and op.rule.weights is None):
+            continue
+        weighted = op.rule.weights is not None
+        choices = [_runnable(model.graph, node, s) for s in (scheme, replace(scheme, per_channel=False))[: 1 + weighted]]
+        facts = [(target_types(model.graph, node, op.rule, s), weighted and s.per_channel) for s in choices]
+        version = max(op.rule.versions.get(scheme.activation, 1), node.version)
+        reasons = [forbids(target, node.op, types, per_channel=many, version=version) for types, many in facts]
+        if None in reasons:
+            found[i] = choices[reasons.index(None)]
+        else:
+            refused[i] = str(reasons[0])
+    return found, refused
+
+
 def _plain_weight(scheme: Scheme) -> str:
     return "uint8" if scheme.activation == "uint8" else "int8"
 
@@ -145,15 +176,15 @@ def why_float(graph: Graph, node: Node, values: Mapping[int, np.ndarray], scheme
 
     op = REGISTRY.get(node.op)
     if scheme is None or scheme.activation == "float32":
-        return "its recipe leaves its activations float32"
+        return LEFT
     if node.outputs and all(t in values for t in node.outputs):
-        return "its result does not depend on data"
+        return CONSTANT
     if node.op in CONTROL_OPS:
         return "it runs other graphs"
     if op is None:
         return f"{node.op} is not known"
     if op.rule.keep_float:
-        return "it carries no real values, or converts them"
+        return NOT_REAL
     for why in (_not_real(graph, node, op.rule), _bad_constants(graph, node, op.rule, values), _bad_activation(node)):
         if why:
             return why

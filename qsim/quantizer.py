@@ -11,7 +11,7 @@ from .assembly import FLOAT, Assembly, compact
 from .blockwise import renumbered
 from .errors import BadRecipe, Unsupported
 from .graph import Graph, Model, Node
-from .layout import Layout, Variable, layout, record
+from .layout import HARMLESS, Layout, Variable, for_target, layout, record
 from .ranges import GroupRange, group_ranges
 from .recipe import Recipe, Schemes, schemes_of
 from .report import AS_IT_WAS, GuardRow, OpRow, RepairRow, Report, TensorRow, some
@@ -25,24 +25,33 @@ IO_TYPES = ("float32", "int8", "uint8", "int16")
 __all__ = ["Layout", "layout", "quantize"]
 
 
-def quantize(model: Model, ranges: Mapping[Any, Any], scheme: Schemes = INT8, *, io: str | tuple[str, str] = "float32") -> Model:
+def quantize(
+    model: Model,
+    ranges: Mapping[Any, Any],
+    scheme: Schemes = INT8,
+    *,
+    io: str | tuple[str, str] = "float32",
+    target: str = "litert",
+    strict: bool = False,
+) -> Model:
     """The model with its primary graph quantized under a scheme; `.report` says what became of every op, tensor and range.
 
     real = scale * (code - zero_point). Activations: (scale, zero point) of their tie group's range, 0.0 always a code; zero point 0 for
     16 bits. Weights: symmetric, per output channel (axis of the op's rule); uint8: one scale and zero point. Bias: scale s_x * s_w.
     ranges: {tensor key: (low, high)}, real units, for every tensor in `layout(model, scheme).groups`.
-    scheme: one for all ops, or a mapping from node index to the scheme of that op; other ops stay as they are, and QUANTIZE goes between
-    ops of different activation types. io: type of the model's inputs and outputs, or of each; names and signatures stay.
-    Ops without an integer kernel stay float between DEQUANTIZE and QUANTIZE. Only the primary graph is touched.
+    scheme: one for all ops, a `Recipe`, or a mapping from node index to the scheme of that op; other ops stay as they are, and QUANTIZE
+    goes between ops of different activation types. io: type of the model's inputs and outputs, or of each; names and signatures stay.
+    target: what the file is for (`targets.TARGETS`); what that forbids stays float, or gets one weight scale where only channels are
+    the trouble. Ops without an integer kernel stay float between DEQUANTIZE and QUANTIZE. Only the primary graph is touched.
 
-    *Raises*: BadRange (every faulty or missing range at once), Unsupported (the source is quantized already; the scheme is not
-    there), BadRecipe (unknown io).
+    *Raises*: BadRange (every faulty or missing range at once), Unsupported (the source is quantized already; the scheme cannot be
+    written; with `strict`, every op on real values that would stay float), BadRecipe (unknown io, unknown target).
     """
     border = (io, io) if isinstance(io, str) else io
-    schemes = schemes_of(model, scheme)
+    schemes, forbidden = for_target(model, schemes_of(model, scheme), target)
     _refuse(model, schemes, border)
-    source = _Source(model, *_with_weights(model, schemes))
-    excluded: dict[int, str] = {}
+    source = _source(model, schemes, forbidden)
+    excluded = {source.moved[i]: why for i, why in forbidden.items() if i in source.moved}
     while True:
         plan = layout(source.made, source.schemes, exclude=excluded)
         given = group_ranges(source.made.graph, plan, ranges)
@@ -52,7 +61,16 @@ def quantize(model: Model, ranges: Mapping[Any, Any], scheme: Schemes = INT8, *,
             node, reason = conflict.args
             excluded[node] = reason
             continue
-        return _finish(source, _Job(plan, given, solution, _name_of(scheme), border), ranges)
+        made = _finish(source, _Job(plan, given, solution, _name_of(scheme), border), ranges)
+        return _strict(made, target) if strict else made
+
+
+def _strict(made: Model, target: str) -> Model:
+    """*Raises*: Unsupported naming every op that stays float though it computes with reals."""
+    lost = [f"op {row.index} {row.op}: {row.reason}" for row in made.report.kept_float if row.reason not in HARMLESS]
+    if lost:
+        raise Unsupported(f"{len(lost)} op(s) would stay float:\n  " + "\n  ".join(lost), where=made.path, hint="Leave --strict out")
+    return made
 
 
 class _Source(NamedTuple):
@@ -67,21 +85,20 @@ class _Source(NamedTuple):
     kept: Mapping[int, str]
 
 
-def _with_weights(
-    model: Model, schemes: Mapping[int, Scheme]
-) -> tuple[Model, Mapping[int, Scheme], Mapping[int, int], Mapping[int, str], Mapping[int, str]]:
-    """What `_Source` holds beside the model."""
-    light = {i: s for i, s in schemes.items() if s.activation == FLOAT and s.weight != FLOAT}
+def _source(model: Model, schemes: Mapping[int, Scheme], forbidden: Mapping[int, str]) -> _Source:
+    """The model with the weights stored that weight-only schemes ask for."""
+    light = {i: s for i, s in schemes.items() if s.activation == FLOAT and s.weight != FLOAT and i not in forbidden}
     rest = {i: s for i, s in schemes.items() if s.activation != FLOAT}
     if not light:
-        return model, rest, {n.index: n.index for n in model.graph.nodes}, {}, {}
+        return _Source(model, model, rest, {n.index: n.index for n in model.graph.nodes}, {}, {})
     graph, moved, kept = with_weights(model.graph, light)
     stored = {i: s.weight for i, s in light.items() if i not in kept and i in moved}
     if not stored and not rest:
         asked = _name_of(light)
         words = some([f"op {i} {model.graph.nodes[i].op}: {why}" for i, why in kept.items()])
         raise Unsupported(f"no op can store its weights as {asked} asks", where=model.path, found=words)
-    return model.but(graphs=(graph, *model.graphs[1:])), {moved[i]: s for i, s in rest.items() if i in moved}, moved, stored, kept
+    made = model.but(graphs=(graph, *model.graphs[1:]))
+    return _Source(model, made, {moved[i]: s for i, s in rest.items() if i in moved}, moved, stored, kept)
 
 
 class _Job(NamedTuple):

@@ -33,12 +33,12 @@ def group_ranges(graph: Graph, plan: Layout, ranges: Mapping[Any, Any]) -> list[
     *Raises*: BadRange, naming all faults at once: unknown names, NaN, infinite or inverted ranges, missing tensors.
     """
     given = _checked(graph, ranges)
-    missing = _missing(graph, plan, given)
-    if missing:
+    lacking = missing(graph, plan, given)
+    if lacking:
         unused = [str(k) for k in ranges if graph.find(k) not in plan.grouped]
         raise BadRange(
-            f"no range for {len(missing)} of {len(plan.grouped)} tensors: {', '.join(graph.key(t) for t in missing)}",
-            hint=_nearest(graph.key(missing[0]), unused) or "Give each a (low, high), or calibrate the model",
+            f"no range for {len(lacking)} of {len(plan.grouped)} tensors: {', '.join(graph.key(t) for t in lacking)}",
+            hint=_nearest(graph.key(lacking[0]), unused) or "Give each a (low, high), or calibrate the model",
         )
     return [_hull(graph, plan, i, given) for i in range(len(plan.groups))]
 
@@ -69,18 +69,18 @@ def _pair(key: Any, value: Any) -> tuple[float, float]:
     return low, high
 
 
-def _missing(graph: Graph, plan: Layout, given: Mapping[int, Any]) -> list[int]:
+def missing(graph: Graph, plan: Layout, given: Mapping[int, Any]) -> list[int]:
     """Tensors whose range is neither given nor follows from the inputs of an op that only moves data."""
     known = set(given) | set(plan.fixed) | set(plan.values)
-    missing = [t for t in graph.inputs if t in plan.grouped and t not in known]
+    found = [t for t in graph.inputs if t in plan.grouped and t not in known]
     known.update(graph.inputs)
     for node in graph.nodes:
         moved = node.index in plan.quantized and tied(node) and all(node.inputs[p] in known for p in record(node).rule.data_inputs(node))
         for t in node.outputs:
             if t in plan.grouped and t not in known and not moved:
-                missing.append(t)
+                found.append(t)
             known.add(t)
-    return missing
+    return found
 
 
 def _nearest(name: str, unused: Iterable[str]) -> str:

@@ -27,6 +27,7 @@ def command(
     output: Ranges,
     strategy: o.Strategy = "auto",
     scheme: o.SchemeName = "int8",
+    recipe: o.RecipeFile = None,
     input_range: o.InputRange = None,
     input_scale: o.InputScale = None,
     input_offset: o.InputOffset = None,
@@ -49,10 +50,10 @@ def command(
 
     import calibrate
 
-    from .choosing import Request, choose_ranges
+    from .choosing import Request, choose_ranges, scheme_of
     from .values import Affine
 
-    asked = Request(data, strategy, scheme, Affine(input_scale, input_offset), input_range, task, groups)
+    asked = Request(data, strategy, scheme_of(scheme, recipe), Affine(input_scale, input_offset), input_range, task, groups)
     found = choose_ranges(loaded, asked)
     calibrate.save_ranges(output, found.ranges, form=form, model=loaded, strategy=found.words, force=force)
     if json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from calibrate.data import read_arrays
 from calibrate.strategies import parse
 from qsim.errors import BadData, BadRecipe, Unsupported
 from qsim.graph import Model
-from qsim.scheme import SCHEMES, Scheme
+from qsim.layout import layout
+from qsim.recipe import Schemes, load_recipe
+from qsim.scheme import INT8, SCHEMES
 
 from .samples import Samples, declared_domain, read
 from .screen import cells, progress, say, table
@@ -33,7 +35,7 @@ class Request:
 
     data: Path
     strategy: str = "auto"
-    scheme: str = "int8"
+    scheme: Schemes = INT8
     affine: Affine = field(default_factory=Affine)
     input_range: tuple[float, float] | None = None
     task: str | None = None
@@ -70,11 +72,22 @@ class Batches:
         return self.samples.batches(BATCH)
 
 
-def scheme_of(name: str) -> Scheme:
-    """The scheme of a name. *Raises*: Unsupported naming those that are there."""
+def scheme_of(name: str, recipe: Path | None = None, *, per_tensor: bool = False, smallest: int | None = None) -> Schemes:
+    """The scheme of a name with options, or a recipe. *Raises*: Unsupported naming the schemes that are there; BadRecipe."""
+    if recipe is not None:
+        if per_tensor or smallest is not None:
+            raise BadRecipe("--per-tensor and --smallest go with --scheme", where=str(recipe), hint="Write the axes into the recipe")
+        return load_recipe(recipe)
     if name.lower() not in SCHEMES:
         raise Unsupported(f"no scheme {name!r}", expected=", ".join(SCHEMES))
-    return SCHEMES[name.lower()]
+    found = SCHEMES[name.lower()]
+    found = replace(found, per_channel=False) if per_tensor else found
+    return found if smallest is None else replace(found, smallest=smallest)
+
+
+def needs_ranges(model: Model, scheme: Schemes) -> bool:
+    """Whether a scheme quantizes any activation of a model."""
+    return model.is_quantized or bool(layout(model, scheme).groups)
 
 
 def strategy_of(text: str) -> Any:
@@ -95,7 +108,7 @@ def strategy_of(text: str) -> Any:
 
 def choose_ranges(model: Model, asked: Request) -> Choice:
     """Ranges of a float model by the asked strategy. *Raises*: as `calibrate.observe`, `calibrate.ranges` and `calibrate.choose`."""
-    scheme = scheme_of(asked.scheme)
+    scheme = asked.scheme
     strategy = strategy_of(asked.strategy)
     if model.is_quantized:
         raise Unsupported("the model is quantized already; calibrating needs a float source", where=model.path)
@@ -111,7 +124,7 @@ def choose_ranges(model: Model, asked: Request) -> Choice:
     return _chosen(ranges, asked.strategy, samples, [], (why,))
 
 
-def _auto(model: Model, samples: Samples, asked: Request, scheme: Scheme, domain: Any, why: str) -> Choice:
+def _auto(model: Model, samples: Samples, asked: Request, scheme: Schemes, domain: Any, why: str) -> Choice:
     groups = group_numbers(asked.groups, asked.data, len(samples))
     with progress("comparing strategies", None) as step:
         ranges, compared = calibrate.choose(

@@ -127,7 +127,17 @@ Strategy = Annotated[
         help="auto (compare several on held-back data), minmax, moving_average, percentile:99.9, mse, mse:p=2.4, or your module:function."
     ),
 ]
-SchemeName = Annotated[str, Parameter(name="--scheme", help="int8.")]
+SchemeName = Annotated[
+    str,
+    Parameter(
+        name="--scheme",
+        help="int8, uint8, int16x8, int8w4 (need ranges); dynamic8, dynamic4, weights8, weights4, blockwise4, float16 (weights alone).",
+    ),
+]
+RecipeFile = Annotated[
+    Path | None,
+    Parameter(name="--recipe", help="JSON (ai-edge-quantizer's too) or TOML: schemes by op, in place of --scheme; ranges by tensor."),
+]
 Groups = Annotated[
     str | None,
     Parameter(help="Samples that stay together when auto holds some back: N (in a row), or the key of an array of group numbers."),

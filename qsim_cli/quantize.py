@@ -1,9 +1,9 @@
-"""`qsim quantize`: a float model to an int8 one."""
+"""`qsim quantize`: a float model to one of any scheme."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -17,8 +17,25 @@ if TYPE_CHECKING:
 
 Target = Annotated[Path, Parameter(name=["--output", "-o"], help="The .tflite to write.")]
 OptionalData = Annotated[Path | None, Parameter(help="Representative data: .npz, .npy, or a folder of images. Or give --ranges.")]
-RangesIn = Annotated[Path | None, Parameter(help="RANGES.json of `qsim calibrate` (or ai-edge-quantizer's calibration result).")]
-Ends = Annotated[Literal["float32", "int8", "uint8"], Parameter(help="Type of the model's inputs and outputs.")]
+RangesIn = Annotated[
+    Path | None, Parameter(help="Ranges of `qsim calibrate` (.json, .csv, .tflite) or ai-edge-quantizer's calibration result.")
+]
+Strict = Annotated[bool, Parameter(negative="", help="Refuse where an op on real values would stay float, in place of a note.")]
+Runs = Annotated[
+    str,
+    Parameter(name="--target", help="What the file is for: litert, tflm, ethos-u or edgetpu (all but litert documented, not measured)."),
+]
+OneScale = Annotated[bool, Parameter(name="--per-tensor", negative="", help="One weight scale a tensor, not one an output channel.")]
+Smallest = Annotated[
+    int | None, Parameter(name="--smallest", help="Weights of fewer elements stay float in weight-only schemes (TF: 1024).")
+]
+Folds = Annotated[
+    str | None, Parameter(name="--fold", help="Fold before quantizing: all, or some of constants,pad,relu,batch_norm,normalize.")
+]
+Border = Annotated[
+    str | None, Parameter(help="Type of the model's inputs and outputs: float32 (default), int8, uint8 or int16, by any name.")
+]
+Side = Annotated[str | None, Parameter(help="As --io, for this side alone.")]
 
 
 def command(
@@ -29,9 +46,19 @@ def command(
     data: OptionalData = None,
     ranges: RangesIn = None,
     scheme: o.SchemeName = "int8",
+    recipe: o.RecipeFile = None,
     strategy: o.Strategy = "auto",
-    io: Ends = "float32",
+    io: Border = None,
+    input_type: Side = None,
+    output_type: Side = None,
+    target: Runs = "litert",
+    strict: Strict = False,
+    per_tensor: OneScale = False,
+    smallest: Smallest = None,
+    fold: Folds = None,
     input_range: o.InputRange = None,
+    input_stats: o.InputStats = None,
+    default_range: o.DefaultRange = None,
     input_scale: o.InputScale = None,
     input_offset: o.InputOffset = None,
     groups: o.Groups = None,
@@ -40,25 +67,42 @@ def command(
     force: o.Force = False,
     json: o.Json = False,
 ) -> int:
-    """Turn a float model into an int8 one that LiteRT runs: from data (calibrating first), or from ranges chosen before."""
-    from qsim import load, quantize, save
+    """Turn a float model into one of a scheme or recipe that LiteRT runs: from data (calibrating first), or from ranges chosen before.
+
+    Weight-only schemes (dynamic8, dynamic4, weights8, weights4, blockwise4, float16) need neither.
+    """
+    from qsim import quantize, save
     from qsim.errors import BadRecipe
 
     from .outputs import may_write
 
-    if (data is None) == (ranges is None):
-        raise BadRecipe("give --data or --ranges", found="both" if data else "neither")
-    may_write(output, [p for p in (model, data, ranges) if p is not None], force)
-    loaded = load(model)
+    if data is not None and ranges is not None:
+        raise BadRecipe("give --data or --ranges", found="both")
+    may_write(output, [p for p in (model, data, ranges, recipe) if p is not None], force)
 
-    from .choosing import Request, choose_ranges, scheme_of
+    from .choosing import Request, choose_ranges, needs_ranges, scheme_of
     from .computing import choose_device
+    from .preparing import border_of, input_domain, prepared, settled
     from .values import Affine
 
     choose_device(device)
-    asked = None if data is None else Request(data, strategy, scheme, Affine(input_scale, input_offset), input_range, task, groups)
-    found = choose_ranges(loaded, asked) if asked else None
-    made = quantize(loaded, found.ranges if found else _read(ranges, loaded), scheme_of(scheme), io=io)
+    wanted = scheme_of(scheme, recipe, per_tensor=per_tensor, smallest=smallest)
+    border = border_of(wanted, io, input_type, output_type)
+    loaded, own, told_first = prepared(model, fold)
+    asked = found = None
+    if needs_ranges(loaded, wanted):
+        if data is None and ranges is None and default_range is None and not own:
+            raise BadRecipe("give --data or --ranges", found="neither", hint="Or --default-range for every tensor")
+        domain = input_domain(input_range, input_stats, border, wanted)
+        asked = None if data is None else Request(data, strategy, wanted, Affine(input_scale, input_offset), domain, task, groups)
+        found = choose_ranges(loaded, asked) if asked else None
+        given = found.ranges if found else _read(ranges, loaded)
+        given, more = settled(loaded, given, own, wanted, default_range)
+    else:
+        given, more = {}, ["no ranges are needed: activations stay float32"] if data or ranges else []
+    for note in (*told_first, *more):
+        say(f"note: {note}")
+    made = quantize(loaded, given, wanted, io=border, target=target, strict=strict)
     save(made, output, force=force)
     told = _tried(made, asked)
     for line in told:
@@ -67,10 +111,10 @@ def command(
     return 0
 
 
-def _read(path: Any, model: Model) -> Any:
+def _read(path: Path | None, model: Model) -> Any:
     import calibrate
 
-    return calibrate.load_ranges(path, model)
+    return {} if path is None else calibrate.load_ranges(path, model)
 
 
 def _tried(made: Model, asked: Request | None) -> list[str]:
