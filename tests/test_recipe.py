@@ -1,0 +1,198 @@
+"""Recipes: which rule wins, what other tools' files mean; and random ones on random nets, which LiteRT runs and integer mode equals."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from nets import Net, random_net, random_range
+
+import qsim
+from qsim import recipe as recipes
+from qsim.check import check
+from qsim.graph import Model
+from qsim.layout import layout
+from qsim.op import FLAVOURS
+from qsim.quantizer import IO_TYPES, quantize
+from qsim.recipe import Given, Recipe, Rule, load_recipe, parse_recipe
+from qsim.scheme import FLOAT32, INT8, INT16X8, SCHEMES
+from qsim.writer import to_bytes
+
+ACTIVATION = {"num_bits": 8, "symmetric": False, "granularity": "TENSORWISE", "dtype": "INT"}
+WEIGHT = {"num_bits": 8, "symmetric": True, "granularity": "CHANNELWISE", "dtype": "INT"}
+
+
+def foreign(weight=None, data=None, explicit=False, **more):
+    """A rule as ai-edge-quantizer writes it."""
+    config = {"weight_tensor_config": {**WEIGHT, **(weight or {})}, "compute_precision": "INTEGER", "explicit_dequantize": explicit}
+    config |= {"activation_tensor_config": {**ACTIVATION, **data}} if data is not None else {}
+    return {"regex": ".*", "operation": "*", "algorithm_key": "min_max_uniform_quantize", "op_config": config, **more}
+
+
+def two_convs() -> Model:
+    net = Net()
+    x = net.input(1, 4, 4, 4)
+    a = net.conv(x, np.ones((4, 1, 1, 4), np.float32), np.zeros(4, np.float32))
+    b = net.conv(a, np.ones((4, 1, 1, 4), np.float32), np.zeros(4, np.float32))
+    return net.model(net.one("LOGISTIC", b))
+
+
+def test_the_last_rule_that_matches_wins():
+    model = two_convs()
+    names = [recipes.name_of(model.graph, n) for n in model.graph.nodes]
+    rules = (Rule(INT8), Rule(INT16X8, op="CONV_2D"), Rule(FLOAT32, regex=f"^{names[1]}$"), Rule(INT8, index=2))
+    assert Recipe(rules).schemes(model) == {0: INT16X8, 1: FLOAT32, 2: INT8}
+    assert Recipe(rules[1:2]).schemes(model) == {0: INT16X8, 1: INT16X8, 2: FLOAT32}
+
+
+def test_rules_that_match_nothing_are_told():
+    with pytest.raises(qsim.BadRecipe, match="match no op.*inspect"):
+        Recipe((Rule(INT8), Rule(FLOAT32, regex="nowhere"))).schemes(two_convs())
+    with pytest.raises(qsim.BadRecipe, match="op 99"):
+        Recipe((Rule(INT8, index=99),)).schemes(two_convs())
+
+
+@pytest.mark.parametrize(
+    "entry, wanted",
+    [
+        (foreign(data={}), "int8"),
+        (foreign({"num_bits": 4}, {}), "int8w4"),
+        (foreign(data={"num_bits": 16, "symmetric": True}), "int16x8"),
+        (foreign(), "dynamic8"),
+        (foreign({"num_bits": 4}), "dynamic4"),
+        (foreign(explicit=True), "weights8"),
+        (foreign({"num_bits": 4}, explicit=True), "weights4"),
+        (foreign({"num_bits": 16, "dtype": "FLOAT"}, explicit=True, algorithm_key="float_casting"), "float16"),
+        ({"regex": ".*", "operation": "*", "algorithm_key": "no_quantize"}, "float32"),
+    ],
+    ids=lambda e: e if isinstance(e, str) else "",
+)
+def test_what_other_tools_rules_mean(entry, wanted):
+    (rule,) = parse_recipe([entry]).rules
+    assert rule.scheme.name == wanted
+    assert rule.scheme == replace(SCHEMES[wanted], rounding=rule.scheme.rounding)
+
+
+def test_axes_of_other_tools_rules():
+    entry = foreign({"granularity": "BLOCKWISE_64", "num_bits": 4})
+    entry["op_config"]["min_weight_elements"] = 1024
+    (rule,) = parse_recipe([entry]).rules
+    assert (rule.scheme.block, rule.scheme.smallest, rule.scheme.rounding) == (64, 1024, "nearest")
+    (rule,) = parse_recipe([foreign({"granularity": "TENSORWISE"}, {})]).rules
+    assert not rule.scheme.per_channel
+
+
+def test_a_rule_for_all_ops_replaces_those_of_its_regex_and_borders_have_rules():
+    dense = {"regex": ".*", "operation": "FULLY_CONNECTED", "algorithm_key": "no_quantize"}
+    found = parse_recipe([dense, foreign(data={}), {**dense, "operation": "OUTPUT"}])
+    assert [r.op for r in found.rules] == ["*"] and found.io == ("int8", "float32")
+
+
+def test_algorithms_that_are_not_there_are_refused_by_name(tmp_path):
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps([foreign(algorithm_key="GPTQ")]))
+    with pytest.raises(qsim.BadRecipe, match="rule 1.*GPTQ"):
+        load_recipe(path)
+
+
+def test_toml_says_the_same(tmp_path):
+    (tmp_path / "base.json").write_text(json.dumps([foreign(data={})]))
+    path = tmp_path / "r.toml"
+    path.write_text(
+        'default = "base.json"\nio = ["uint8", "float32"]\nignore = ["head"]\n'
+        '[[rules]]\nop = "CONV_2D"\nscheme = { base = "int8w4", rounding = "nearest" }\n'
+        '[[tensors]]\nname = "x"\nrange = [-1, 2]\n[[tensors]]\nname = "y"\nscale = 0.5\nzero_point = -128\n'
+    )
+    found = load_recipe(path)
+    assert found.io == ("uint8", "float32")
+    assert [(r.op, r.regex, r.scheme.weight) for r in found.rules] == [("*", ".*", "int8"), ("CONV_2D", ".*", "int4"), ("*", "head", "float32")]
+    assert found.tensors == (Given("x", (-1.0, 2.0)), Given("y", None, 0.5, -128))
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ('{"rule": []}', "unknown word.*rule.*default"),
+        ('{"rules": [{"scheme": "int9"}]}', "no such scheme.*int9.*int16x8"),
+        ('{"rules": [{"scheme": {"bits": 3}}]}', "no such axis.*bits"),
+        ('[{"regex": "("}]', "regular expression"),
+        ('{"tensors": [{"name": "x"}]}', "range or a scale"),
+        ('{"tensors": [{"name": "x", "range": [1]}]}', "pair"),
+        ("[", "cannot be read"),
+        ("[3]", "table"),
+    ],
+)
+def test_faulty_recipes_are_told_by_entry(tmp_path, text, reason):
+    path = tmp_path / "r.json"
+    path.write_text(text)
+    with pytest.raises(qsim.BadRecipe, match=f"(?s){reason}"):
+        load_recipe(path)
+
+
+def test_a_given_scale_and_zero_point_reach_the_file():
+    model = two_convs()
+    name = model.graph.key(model.graph.nodes[0].outputs[0])
+    plan = layout(model, INT8)
+    given = dict(recipes.given_ranges(model, [Given(name, None, 0.037, 5)], plan.native))
+    ranges = {model.graph.key(t): (-1.0, 1.0) for group in plan.groups for t in group}
+    made = quantize(model, ranges | {model.graph.key(t): ends for t, ends in given.items()})
+    q = made.graph.tensors[made.graph.find(name)].qparams
+    assert (q.scale[0], q.zero_point[0]) == (np.float32(0.037), 5)
+
+
+# random recipes
+
+
+def random_recipe(model: Model, rng: np.random.Generator) -> dict[int, qsim.Scheme]:
+    """A few schemes, spread over the ops; sometimes with one weight scale a tensor."""
+    few = rng.choice(sorted(SCHEMES), int(rng.integers(1, 5)))
+    found = {n.index: SCHEMES[str(rng.choice(few))] for n in model.graph.nodes}
+    return {i: replace(s, per_channel=False) if rng.random() < 0.2 else s for i, s in found.items()}
+
+
+def random_case(seed: int, float_ops: bool = True) -> tuple[Model, Model]:
+    rng = np.random.default_rng([7, seed])
+    model = random_net(rng, int(rng.integers(2, 12)), float_ops)
+    schemes = random_recipe(model, rng)
+    ranges = {model.graph.key(t): random_range(rng) for group in layout(model, schemes).groups for t in group}
+    io = tuple(str(rng.choice(IO_TYPES)) for _ in range(2))
+    try:
+        return model, quantize(model, ranges, schemes, io=io)
+    except qsim.Unsupported as reason:
+        assert "no op can store its weights" in str(reason)
+        return model, model
+
+
+def stored(model: Model, rng: np.random.Generator, count: int = 3) -> list[np.ndarray]:
+    """Random inputs in the types that the model's inputs have."""
+    tensors = [model.graph.tensors[i] for i in model.graph.inputs]
+    real = [rng.normal(size=(count, *t.shape)) * 10.0 ** rng.integers(-2, 3) for t in tensors]
+    ends = [np.iinfo(t.type) if t.type != "float32" else None for t in tensors]
+    return [
+        x.astype(np.float32) if e is None else rng.integers(e.min, e.max + 1, x.shape).astype(e.dtype) for x, e in zip(real, ends, strict=True)
+    ]
+
+
+def test_random_recipes_load_and_run_everywhere(oracle, request, record_property):
+    """Every resolver that loads the source loads and runs the result; degenerate weights and ranges included."""
+    draws = 20 * request.config.getoption("--draws")
+    for seed in range(draws):
+        model, made = random_case(seed)
+        source, data, inputs = to_bytes(model), to_bytes(made), stored(made, np.random.default_rng(seed))
+        assert check(made) == [], seed
+        for flavour in FLAVOURS:
+            if oracle.loads(source, flavour) is None:
+                assert oracle.run(data, inputs, flavour), (seed, flavour)
+    record_property("draws", draws)
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize("seed", range(6))
+def test_random_recipes_equal_litert(seed, oracle):
+    """Every integer of the graph, on LiteRT's own inputs op by op."""
+    _, made = random_case(1000 + seed, float_ops=False)
+    inputs = stored(made, np.random.default_rng(seed))
+    found = qsim.certify(made, inputs, flavours=("xnnpack", "reference"))
+    assert all(not sum(t.differing for t in o.per_op) for o in found.flavours.values()), {f: o.cause for f, o in found.flavours.items()}
