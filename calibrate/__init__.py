@@ -18,12 +18,14 @@ _WHERE = {
     "save_ranges": "rangefile",
     "load_ranges": "rangefile",
     "open_data": "data",
+    "correct_bias": "correction",
 }
 __all__ = list(_WHERE)
 
 if TYPE_CHECKING:
     from .archive import load_statistics
     from .choosing import choose
+    from .correction import correct_bias
     from .data import open_data
     from .observer import observe
     from .rangefile import load_ranges, save_ranges

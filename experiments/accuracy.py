@@ -1,10 +1,11 @@
-"""Question: what does int8 cost in accuracy, in exact integer mode, against the float net on the same samples?
+"""Question: what does a scheme cost in accuracy, in exact integer mode, against the float net on the same samples?
 
-Answer, per task: accuracy of both, paired counts (lost: only the float net is right; won: only the int8 net is), agreement of the top
-class, KL divergence, SQNR. Ranges come from the calibration set alone. An int8 net passes where lost - won <= 2 sqrt(lost + won), or
-where it drops by at most 0.3 points.
+Answer, per task and scheme: accuracy of both, paired counts (lost: only the float net is right; won: only the quantized net is),
+agreement of the top class, KL divergence, SQNR. Ranges and bias corrections come from the calibration set alone. A net passes where
+lost - won <= 2 sqrt(lost + won), or where it drops by at most 0.3 points.
 
-    QSIM_MODELS=... python experiments/accuracy.py [--task resnet8 ...] [--strategy minmax auto ...] [--flavour xnnpack] [--out FILE.json]
+    QSIM_MODELS=... python experiments/accuracy.py [--task resnet8 ...] [--scheme int8 int8w4 ...] [--correct] [--strategy minmax auto ...]
+        [--flavour xnnpack] [--out FILE.json]
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,59 +24,71 @@ from realdata import net
 import calibrate
 import qsim
 from calibrate import evaluation
+from qsim.scheme import SCHEMES
 
 CLASSIFICATION = ("resnet8", "vww96", "mobilenet_v1", "mobilenet_v2", "meter_digits", "kws")
 
 
 def ranges_of(
-    model: qsim.Model, x: np.ndarray, strategy: str, domain: tuple[float, float] | None, groups: Sequence[int] | None = None
+    model: qsim.Model,
+    x: np.ndarray,
+    strategy: str,
+    domain: tuple[float, float] | None,
+    groups: Sequence[int] | None = None,
+    scheme: qsim.Scheme = qsim.INT8,
 ) -> Mapping[str, Any]:
     """Ranges of every tensor that needs one, from calibration samples alone; "auto" chooses among candidates on a fifth of them.
 
     groups: group id per sample, where samples belong together.
     """
+    if scheme.activation == "float32":
+        return {}
     if strategy == "auto":
-        return calibrate.choose(model, [x], qsim.INT8, groups=groups, input_range=domain)[0]
-    return calibrate.ranges(model, calibrate.observe(model, [x]), strategy, scheme=qsim.INT8, input_range=domain)
+        return calibrate.choose(model, [x], scheme, groups=groups, input_range=domain)[0]
+    return calibrate.ranges(model, calibrate.observe(model, [x]), strategy, scheme=scheme, input_range=domain)
 
 
 def judge(real: np.ndarray, stored: np.ndarray, y: np.ndarray) -> dict[str, Any]:
-    """Figures of int8 outputs against float outputs, both (N, classes) real; the pass is `evaluation.verdict`."""
+    """Figures of quantized outputs against float outputs, both (N, classes) real; the pass is `evaluation.verdict`."""
     a, b = evaluation.right(real, y), evaluation.right(stored, y)
     judged = evaluation.verdict(int((a & ~b).sum()), int((b & ~a).sum()), len(y))
     return {
-        "samples": len(y), "float": float(a.mean()), "int8": float(b.mean()), "lost": judged["lost"], "won": judged["won"],
+        "samples": len(y), "float": float(a.mean()), "quantized": float(b.mean()), "lost": judged["lost"], "won": judged["won"],
         "passes": judged["not_inferior"], "agreement": float((real.argmax(1) == stored.argmax(1)).mean()),
         "kl": evaluation.divergence(real, stored), "sqnr_db": evaluation.sqnr(real, stored),
     }  # fmt: skip
 
 
-def measure(name: str, strategy: str, flavour: str) -> dict[str, Any]:
-    """One row: a task, quantized by one strategy, on its whole test set."""
+def measure(name: str, scheme: qsim.Scheme, strategy: str, flavour: str, correct: bool) -> dict[str, Any]:
+    """One row: a task, quantized by one scheme and strategy, on its whole test set."""
     task = sets.TASKS[name]
     model = net(task.net)
     x, y = sets.load(task.test)
-    ranges = ranges_of(model, sets.load(task.calibration)[0], strategy, task.domain)
-    int8 = qsim.quantize(model, ranges, qsim.INT8)
+    seen = sets.load(task.calibration)[0]
+    made = qsim.quantize(model, ranges_of(model, seen, strategy, task.domain, scheme=scheme), scheme)
+    if correct:
+        made = calibrate.correct_bias(model, made, [seen])[0]
     real = model.function("float").batch(x)[0].reshape(len(x), -1)
-    stored = int8.function("integer", flavour).batch(x)[0].reshape(len(x), -1)
+    stored = made.function("integer", flavour).batch(x)[0].reshape(len(x), -1)
     assert y is not None
     shift = 1 if real.shape[1] == 1001 else 0  # these nets count a background class before the others
-    return {"task": name, "strategy": strategy, "flavour": flavour, **judge(real, stored, y.reshape(-1) + shift)}
+    facts = {"task": name, "scheme": scheme.name, "strategy": strategy, "corrected": correct, "flavour": flavour}
+    return {**facts, **judge(real, stored, y.reshape(-1) + shift)}
 
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--task", nargs="*", default=["resnet8", "vww96", "mobilenet_v1"], choices=CLASSIFICATION)
+    p.add_argument("--scheme", nargs="*", default=["int8"], choices=sorted(SCHEMES))
+    p.add_argument("--correct", action="store_true", help="correct biases")
     p.add_argument("--strategy", nargs="*", default=["auto"])
     p.add_argument("--flavour", default="xnnpack")
     p.add_argument("--out", type=Path)
     args = p.parse_args()
     rows = []
-    for name in args.task:
-        for strategy in args.strategy:
-            rows.append(measure(name, strategy, args.flavour))
-            print("  ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items()), flush=True)
+    for name, scheme, strategy in product(args.task, args.scheme, args.strategy):
+        rows.append(measure(name, SCHEMES[scheme], strategy, args.flavour, args.correct))
+        print("  ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items()), flush=True)
     if args.out:
         args.out.write_text(json.dumps(rows, indent=1, default=bool) + "\n")
 

@@ -55,8 +55,9 @@ SCHEMES = {
     s.name: s for s in (INT8, UINT8, INT16X8, INT8W4, DYNAMIC8, DYNAMIC4, WEIGHTS8, WEIGHTS4, BLOCKWISE4, FLOAT16, FLOAT32)
 }  # fmt: skip
 
-# The narrowest range a tensor may get: a scale of 2^-23 for 8 bits, 2^-28 for 16: a bound of 6 must stay below 2^31 steps. Softmax inputs need more than 2^-26 to run in the
-# reference kernels, and a bias scale (a product of two scales) must stay a normal float32.
+# The narrowest range a tensor may get: a scale of 2^-23 for 8 bits, 2^-28 for 16 (a fused bound of 6 must stay below 2^31 steps).
+# Softmax inputs need more than 2^-26 to run in the reference kernels, and a bias scale (a product of two scales) must stay a normal
+# float32.
 SMALLEST_SCALE = 2.0**-23
 
 

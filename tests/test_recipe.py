@@ -107,7 +107,11 @@ def test_toml_says_the_same(tmp_path):
     )
     found = load_recipe(path)
     assert found.io == ("uint8", "float32")
-    assert [(r.op, r.regex, r.scheme.weight) for r in found.rules] == [("*", ".*", "int8"), ("CONV_2D", ".*", "int4"), ("*", "head", "float32")]
+    assert [(r.op, r.regex, r.scheme.weight) for r in found.rules] == [
+        ("*", ".*", "int8"),
+        ("CONV_2D", ".*", "int4"),
+        ("*", "head", "float32"),
+    ]
     assert found.tensors == (Given("x", (-1.0, 2.0)), Given("y", None, 0.5, -128))
 
 
@@ -171,7 +175,8 @@ def stored(model: Model, rng: np.random.Generator, count: int = 3) -> list[np.nd
     real = [rng.normal(size=(count, *t.shape)) * 10.0 ** rng.integers(-2, 3) for t in tensors]
     ends = [np.iinfo(t.type) if t.type != "float32" else None for t in tensors]
     return [
-        x.astype(np.float32) if e is None else rng.integers(e.min, e.max + 1, x.shape).astype(e.dtype) for x, e in zip(real, ends, strict=True)
+        x.astype(np.float32) if e is None else rng.integers(e.min, e.max + 1, x.shape).astype(e.dtype)
+        for x, e in zip(real, ends, strict=True)
     ]
 
 
