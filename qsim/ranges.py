@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .errors import BadRange
-from .graph import Graph, Node
+from .graph import Graph, Node, QParams
 from .layout import Layout, record, tied
 from .types import code_range
 
@@ -18,17 +18,18 @@ ENDS = {"RELU": (0.0, np.inf), "RELU6": (0.0, 6.0), "RELU_N1_TO_1": (-1.0, 1.0),
 
 
 class GroupRange(NamedTuple):
-    """Range of one group, real units, and what was done to it, in words ("" for nothing)."""
+    """Range of one group, real units, and what was done to it, in words ("" for nothing). exact: parameters that were given for it."""
 
     low: float
     high: float
     note: str = ""
+    exact: QParams | None = None
 
 
 def group_ranges(graph: Graph, plan: Layout, ranges: Mapping[Any, Any]) -> list[GroupRange]:
     """One range per group: the hull of its members' ranges, each cut to what its op's activation lets through, and of its constants.
 
-    ranges: {tensor key or index: (low, high)}, real units. A member without a range is fine where its op only moves values of members
+    ranges: {tensor key or index: (low, high)}, real units, or `QParams`, which are taken as they are where no other member asks for more. A member without a range is fine where its op only moves values of members
     that have one. Ranges of tensors outside every group are not used.
     *Raises*: BadRange, naming all faults at once: unknown names, NaN, infinite or inverted ranges, missing tensors.
     """
@@ -40,7 +41,19 @@ def group_ranges(graph: Graph, plan: Layout, ranges: Mapping[Any, Any]) -> list[
             f"no range for {len(lacking)} of {len(plan.grouped)} tensors: {', '.join(graph.key(t) for t in lacking)}",
             hint=_nearest(graph.key(lacking[0]), unused) or "Give each a (low, high), or calibrate the model",
         )
-    return [_hull(graph, plan, i, given) for i in range(len(plan.groups))]
+    exact = {graph.find(k): v for k, v in ranges.items() if isinstance(v, QParams)}
+    return [_with_exact(_hull(graph, plan, i, given), [exact[t] for t in plan.groups[i] if t in exact]) for i in range(len(plan.groups))]
+
+
+def _with_exact(found: GroupRange, given: list[QParams]) -> GroupRange:
+    """The range with the given parameters of a member, where they cover it."""
+    ends = ((q, _ends_of(q)) for q in given)
+    return next((found._replace(exact=q) for q, (low, high) in ends if low <= found.low and found.high <= high), found)
+
+
+def _ends_of(q: QParams) -> tuple[float, float]:
+    scale, zero = float(np.ravel(q.scale)[0]), int(np.ravel(q.zero_point)[0])
+    return scale * (int(q.low) - zero), scale * (int(q.high) - zero)
 
 
 def _checked(graph: Graph, ranges: Mapping[Any, Any]) -> dict[int, tuple[float, float]]:
@@ -57,7 +70,7 @@ def _checked(graph: Graph, ranges: Mapping[Any, Any]) -> dict[int, tuple[float, 
 
 def _pair(key: Any, value: Any) -> tuple[float, float]:
     try:
-        low, high = (float(v) for v in np.asarray(value, np.float64).reshape(-1))
+        low, high = _ends_of(value) if isinstance(value, QParams) else (float(v) for v in np.asarray(value, np.float64).reshape(-1))
     except (TypeError, ValueError):
         raise BadRange("a range is a pair (low, high)", where=f"range of {key!r}", found=value) from None
     if not (np.isfinite(low) and np.isfinite(high)):

@@ -10,9 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .errors import BadRecipe
-from .graph import Graph, Model, Node
+import numpy as np
+
+from .errors import BadRange, BadRecipe
+from .graph import Graph, Model, Node, QParams
 from .scheme import DYNAMIC4, DYNAMIC8, FLOAT16, FLOAT32, INT8, INT8W4, INT16X8, SCHEMES, WEIGHTS4, WEIGHTS8, Scheme
+from .types import code_range
 
 ANY = "*"
 OTHER_NAMES = {"CONV_2D_TRANSPOSE": "TRANSPOSE_CONV"}  # ai-edge-quantizer's name -> the schema's
@@ -149,9 +152,9 @@ def _rule(entry: Any, where: str, notes: list[str]) -> Rule:
     keys = ("regex", "operation", "op", "index", "scheme", "algorithm_key", "op_config")
     _require_keys(entry, keys, where)
     op = str(entry.get("op", entry.get("operation", ANY)))
-    op = OTHER_NAMES.get(op, op)
+    op, regex = OTHER_NAMES.get(op, op), _regex(entry.get("regex", ".*"), where)
     scheme = _scheme(entry["scheme"], where) if "scheme" in entry else _foreign(entry, where, notes)
-    return Rule(scheme, _regex(entry.get("regex", ".*"), where), op, entry.get("index"))
+    return Rule(scheme, regex, op, entry.get("index"))
 
 
 def _scheme(value: Any, where: str) -> Scheme:
@@ -245,14 +248,15 @@ def _require_keys(entry: Any, known: Sequence[str], where: str) -> None:
         raise BadRecipe("unknown word", where=where, found=", ".join(map(str, unknown)), expected=", ".join(known))
 
 
-def given_ranges(model: Model, tensors: Iterable[Given], types: Mapping[int, str]) -> Iterator[tuple[int, tuple[float, float]]]:
-    """(tensor, range) of each given tensor; types: the element type that a scale and zero point are meant for. *Raises*: BadRange."""
-    from .types import code_range
-
+def given_ranges(model: Model, tensors: Iterable[Given], types: Mapping[int, str]) -> Iterator[tuple[int, tuple[float, float] | QParams]]:
+    """(tensor, range or parameters) of each given tensor; types: the element type that parameters are for. *Raises*: BadRange."""
     for given in tensors:
         t = model.graph.find(given.tensor)
         if given.range is not None:
             yield t, given.range
             continue
         low, high = code_range(types.get(t, "int8"))
-        yield t, (given.scale * (low - given.zero_point), given.scale * (high - given.zero_point))
+        if not (0 < given.scale < float("inf") and low <= given.zero_point <= high):
+            found = (given.scale, given.zero_point)
+            raise BadRange("no such parameters", where=f"tensor {given.tensor!r}", found=found, expected=f"zero point in [{low}, {high}]")
+        yield t, QParams(np.asarray([given.scale], np.float32), np.asarray([given.zero_point], np.int64), low, high)

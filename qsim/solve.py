@@ -102,6 +102,8 @@ def _start(graph: Graph, plan: Layout, ranges: Sequence[GroupRange]) -> _State:
     state = _State({}, {}, [], _surveys(graph, plan), plan)
     for i, r in enumerate(ranges):
         _put(state, ("group", i), r.low, r.high)
+        if r.exact is not None and code_range(plan.types[i]) == (int(r.exact.low), int(r.exact.high)):
+            state.scale["group", i], state.zero["group", i] = float(r.exact.scale[0]), int(r.exact.zero_point[0])
     for t, (scale, zero) in plan.fixed.items():
         state.scale["fixed", t], state.zero["fixed", t] = scale, zero
     for site in _sites(graph, plan):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -35,6 +35,9 @@ Folds = Annotated[
 Border = Annotated[
     str | None, Parameter(help="Type of the model's inputs and outputs: float32 (default), int8, uint8 or int16, by any name.")
 ]
+Correct = Annotated[
+    Literal["bias"] | None, Parameter(help="bias: what quantization adds to the mean of a channel goes into its bias; needs --data.")
+]
 Side = Annotated[str | None, Parameter(help="As --io, for this side alone.")]
 
 
@@ -59,6 +62,7 @@ def command(
     input_range: o.InputRange = None,
     input_stats: o.InputStats = None,
     default_range: o.DefaultRange = None,
+    correct: Correct = None,
     input_scale: o.InputScale = None,
     input_offset: o.InputOffset = None,
     groups: o.Groups = None,
@@ -78,9 +82,11 @@ def command(
 
     if data is not None and ranges is not None:
         raise BadRecipe("give --data or --ranges", found="both")
+    if correct and data is None:
+        raise BadRecipe("--correct bias measures on --data", found="no --data")
     may_write(output, [p for p in (model, data, ranges, recipe) if p is not None], force)
 
-    from .choosing import Request, choose_ranges, needs_ranges, scheme_of
+    from .choosing import Request, choose_ranges, corrected, needs_ranges, scheme_of
     from .computing import choose_device
     from .preparing import border_of, input_domain, prepared, settled
     from .values import Affine
@@ -103,6 +109,9 @@ def command(
     for note in (*told_first, *more):
         say(f"note: {note}")
     made = quantize(loaded, given, wanted, io=border, target=target, strict=strict)
+    if correct and asked is not None:
+        made, shifts = corrected(loaded, made, asked)
+        say(f"note: {shifts}")
     save(made, output, force=force)
     told = _tried(made, asked)
     for line in told:

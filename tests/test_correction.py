@@ -1,0 +1,64 @@
+"""Bias correction: the formula, what it leaves alone, and that it brings the means of a 4-bit net back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import small
+from nets import Net
+
+import calibrate
+import qsim
+from qsim.scheme import DYNAMIC8, INT8, INT8W4
+
+X = small.images(96).astype(np.float32) / 255
+
+
+def quantized(model, scheme, x=X):
+    return qsim.quantize(model, calibrate.ranges(model, calibrate.observe(model, [x]), scheme=scheme, input_range=(0.0, 1.0)), scheme)
+
+
+def test_a_bias_takes_up_the_error_of_the_means():
+    """One dense layer: b' = b + (W - W_q) mean(x) + W_q (mean(x) - mean(x_q)), to half a step of the bias."""
+    rng = np.random.default_rng(0)
+    net = Net()
+    w, b = rng.normal(size=(5, 8)).astype(np.float32), rng.normal(size=5).astype(np.float32)
+    model = net.model(net.dense(net.input(1, 8), w, b, "RELU"))
+    x = rng.uniform(0, 1, (40, 1, 8)).astype(np.float32)
+    made = quantized(model, INT8W4, x)
+    fixed, (row,) = calibrate.correct_bias(model, made, [x])
+    dense = next(n for n in made.graph.nodes if n.op == "FULLY_CONNECTED")
+    before, after = (m.graph.tensors[dense.inputs[2]] for m in (made, fixed))
+    w_q, x_q = made.graph.tensors[dense.inputs[1]], made.graph.tensors[dense.inputs[0]].qparams
+    codes = np.clip(np.rint(x / x_q.scale[0]) + x_q.zero_point[0], -128, 127)
+    real_x = ((codes - x_q.zero_point[0]) * np.float64(x_q.scale[0])).mean(0)[0]
+    wanted = b + w.astype(np.float64) @ x.mean(0)[0] - (w_q.data * w_q.qparams.scale.astype(np.float64)[:, None]) @ real_x
+    assert np.abs(after.data - wanted / after.qparams.scale).max() < 0.51
+    assert after.qparams == before.qparams and row.mean == np.abs(after.data - before.data).mean() > 0
+    others = [t.index for t in made.graph.tensors if t.index != before.index]
+    assert all(made.graph.tensors[i] is fixed.graph.tensors[i] for i in others)
+
+
+def test_it_brings_a_4_bit_net_closer():
+    model = small.float_net()
+    real = model.function("float").batch(X)[0]
+    made = quantized(model, INT8W4)
+    fixed, rows = calibrate.correct_bias(model, made, [X])
+    distance = [np.abs(m.function("integer").batch(X)[0].mean(0) - real.mean(0)).mean() for m in (made, fixed)]
+    assert distance[1] < distance[0] / 2 and len(rows) == sum(
+        n.op in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED") for n in model.graph.nodes
+    )
+
+
+def test_float_ops_have_no_integer_bias_to_correct():
+    model = small.float_net()
+    made, rows = calibrate.correct_bias(model, qsim.quantize(model, {}, DYNAMIC8), [X])
+    assert rows == () and all(t.type != "int32" or t.qparams is None for t in made.graph.tensors)
+
+
+def test_another_source_is_refused():
+    model = small.float_net()
+    with pytest.raises(qsim.Unsupported, match="not quantized from this source"):
+        calibrate.correct_bias(model, model, [X])
+    with pytest.raises(qsim.BadData, match="NaN"):
+        calibrate.correct_bias(model, quantized(model, INT8), [np.full_like(X, np.nan)])
