@@ -29,8 +29,9 @@ class GroupRange(NamedTuple):
 def group_ranges(graph: Graph, plan: Layout, ranges: Mapping[Any, Any]) -> list[GroupRange]:
     """One range per group: the hull of its members' ranges, each cut to what its op's activation lets through, and of its constants.
 
-    ranges: {tensor key or index: (low, high)}, real units, or `QParams`, which are taken as they are where no other member asks for more. A member without a range is fine where its op only moves values of members
-    that have one. Ranges of tensors outside every group are not used.
+    ranges: {tensor key or index: (low, high)}, real units, or `QParams`, which are taken as they are where no other member asks for
+    more. A member without a range is fine where its op only moves values of members that have one. Ranges of tensors outside every
+    group are not used.
     *Raises*: BadRange, naming all faults at once: unknown names, NaN, infinite or inverted ranges, missing tensors.
     """
     given = _checked(graph, ranges)

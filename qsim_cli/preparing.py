@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from qsim.errors import BadRecipe
 from qsim.graph import Model
@@ -68,7 +69,7 @@ def settled(
     return completed, list(notes)
 
 
-def _of_recipe(model: Model, scheme: Schemes) -> dict[str, Pair]:
+def _of_recipe(model: Model, scheme: Schemes) -> dict[str, Any]:
     from qsim.layout import layout
     from qsim.recipe import given_ranges
 
