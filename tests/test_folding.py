@@ -219,6 +219,16 @@ def test_shared_weights_are_copied_and_the_other_reader_keeps_its_own(oracle):
     require_same(model, folded, oracle)
 
 
+def test_constants_that_do_not_change_stay_shared():
+    rng = np.random.default_rng(6)
+    net, x = image(rng)
+    y, w = linear(net, x, "CONV_2D", rng)
+    other, _ = linear(net, x, "CONV_2D", rng, w=w)
+    folded, _ = fold(net.model(two(net, "ADD", y, net.constant(np.arange(1, 7), "float32")), other))
+    first, second = folded.graph.nodes
+    assert first.inputs[1] == second.inputs[1] and first.inputs[2] != second.inputs[2]
+
+
 def test_weights_that_are_the_bias_or_the_factor_too():
     net = Net()
     x, one = net.input(1, 1), net.constant([[3.0]], "float32")
