@@ -13,6 +13,7 @@ from qsim.check import check
 from qsim.distance import STEP, TIMES, distances, step
 from qsim.errors import BadRecipe
 from qsim.folding import ALL, Folded, fold
+from qsim.folds.clamps import CARRIERS
 from qsim.graph import Model
 from qsim.windows import window
 from qsim.writer import to_bytes
@@ -219,6 +220,16 @@ def test_shared_weights_are_copied_and_the_other_reader_keeps_its_own(oracle):
     require_same(model, folded, oracle)
 
 
+def test_constants_that_do_not_change_stay_shared():
+    rng = np.random.default_rng(6)
+    net, x = image(rng)
+    y, w = linear(net, x, "CONV_2D", rng)
+    other, _ = linear(net, x, "CONV_2D", rng, w=w)
+    folded, _ = fold(net.model(two(net, "ADD", y, net.constant(np.arange(1, 7), "float32")), other))
+    first, second = folded.graph.nodes
+    assert first.inputs[1] == second.inputs[1] and first.inputs[2] != second.inputs[2]
+
+
 def test_weights_that_are_the_bias_or_the_factor_too():
     net = Net()
     x, one = net.input(1, 1), net.constant([[3.0]], "float32")
@@ -305,12 +316,17 @@ def test_a_relu_stays_behind_what_has_no_activation_or_other_readers():
     assert rows[2].reason.endswith("is an output of the model")
 
 
-@pytest.mark.parametrize("op", ["AVERAGE_POOL_2D", "MAX_POOL_2D"])
-def test_pools_take_a_relu(op, oracle):
-    net, x = image(np.random.default_rng(0))
-    model = net.model(net.one("RELU", net.pool(op, x)))
+@pytest.mark.parametrize("op", CARRIERS)
+def test_every_op_that_takes_a_relu_has_it_in_litert(op, oracle):
+    rng = np.random.default_rng(17)
+    net, x = image(rng)
+    if op in LINEAR:
+        y = linear(net, x, op, rng)[0]
+    else:
+        y = net.pool(op, x) if op.endswith("POOL_2D") else two(net, op, x, net.input(*net.shape(x)))
+    model = net.model(net.one("RELU6", y))
     folded, _ = fold(model)
-    assert ops(folded) == [op]
+    assert [(n.op, n.options.fused_activation_function) for n in folded.graph.nodes] == [(op, "RELU6")]
     require_same(model, folded, oracle)
 
 
