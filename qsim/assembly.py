@@ -14,7 +14,7 @@ import numpy as np
 from .graph import Graph, Node, Options, QParams, Tensor
 from .layout import TARGETS, Layout, record
 from .scheme import affine
-from .solve import Solution, largest_input, owner
+from .solve import Solution, data_position, largest_input, owner
 from .types import TYPES, code_range
 from .weights import quantize_bias, quantize_constant, quantize_weights, weight_scales, weight_zero_point
 
@@ -172,7 +172,7 @@ class Assembly:
         """Weights and bias of a sum of products, as codes; an absent bias becomes zeros where the kernels want one."""
         rule, found = record(node).rule, self.solution.surveys[node.index]
         axis, wp, bp = rule.weight_axis or 0, rule.weights or 0, rule.bias
-        x, scheme = self.solution.parameters[owner(self.plan, node, 0)], self.plan.quantized[node.index]
+        x, scheme = self.solution.parameters[owner(self.plan, node, data_position(node))], self.plan.quantized[node.index]
         scale, zero = np.float32(x.scale[0]), int(x.zero_point[0])
         scales = weight_scales(found, float(scale), largest_input(float(scale), zero, scheme.activation), scheme)
         w, w_zero = self.plan.values[node.inputs[wp]], weight_zero_point(found, scales, scheme)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import BadRange
+from .types import CODES, code_range
 
 if TYPE_CHECKING:
     from .blockwise import Blocks
@@ -118,6 +119,11 @@ class Tensor:
     buffer: int = 0
     raw: Mapping[str, Any] | None = None
     blocks: Blocks | None = None
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether its codes have fewer bits than its type: parameters that only fake mode knows."""
+        return self.qparams is not None and self.type in CODES and (int(self.qparams.low), int(self.qparams.high)) != code_range(self.type)
 
     @property
     def is_constant(self) -> bool:

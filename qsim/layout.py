@@ -100,7 +100,7 @@ def _runnable(graph: Graph, node: Node, scheme: Scheme) -> Scheme:
     from .ops import REGISTRY
 
     op = REGISTRY.get(node.op)
-    if op is None or scheme.activation == "float32":
+    if op is None or scheme.activation == "float32" or scheme.is_simulated:
         return scheme
     choices = [
         replace(scheme, weight=w, bias=b) for w in dict.fromkeys((scheme.weight, _plain_weight(scheme))) for b in (scheme.bias, "int32")
@@ -188,7 +188,7 @@ def why_float(graph: Graph, node: Node, values: Mapping[int, np.ndarray], scheme
     for why in (_not_real(graph, node, op.rule), _bad_constants(graph, node, op.rule, values), _bad_activation(node)):
         if why:
             return why
-    lacking = _lacking(graph, node, op, scheme)
+    lacking = [] if scheme.is_simulated else _lacking(graph, node, op, scheme)
     return f"no {scheme.activation} kernel in {' and '.join(lacking)}" if lacking else None
 
 

@@ -123,6 +123,8 @@ def assemble(model: Model, graph: Graph, mode: str, flavour: str) -> tuple[Progr
     steps: list[Step] = []
     params: Params = {"constants": {}, "plans" if mode == "integer" else "qparams": {}, "graphs": {}}
     faults: list[str] = []
+    if mode == "integer" and any(t.is_simulated for t in graph.tensors):
+        raise Unsupported("the model is simulated: no kernel computes with codes of so few bits", where=model.path, hint="Use fake mode")
     for node in graph.nodes:
         if node.outputs and all(t in known for t in node.outputs):
             continue
@@ -248,4 +250,5 @@ def _fake_qparams(graph: Graph, constants: Mapping[int, Any], steps: Sequence[St
 def _carried(q: QParams) -> QParams:
     """In 32 bits; of one scale the axis says nothing."""
     scale, zero = np.asarray(q.scale, np.float32), np.asarray(q.zero_point).astype(np.int32)
-    return QParams(scale, zero, np.int32(q.low), np.int32(q.high), q.axis if q.per_channel else 0)
+    low, high = (np.int32(np.clip(end, -(2**31), 2**31 - 1)) for end in (q.low, q.high))
+    return QParams(scale, zero, low, high, q.axis if q.per_channel else 0)

@@ -10,13 +10,14 @@ import numpy as np
 from .assembly import FLOAT, Assembly, compact
 from .blockwise import renumbered
 from .errors import BadRecipe, Unsupported
-from .graph import Graph, Model, Node
+from .graph import Graph, Model, Node, Tensor
 from .layout import HARMLESS, Layout, Variable, for_target, layout, record
 from .ranges import GroupRange, group_ranges
 from .recipe import Recipe, Schemes, schemes_of
 from .report import AS_IT_WAS, GuardRow, OpRow, RepairRow, Report, TensorRow, some
 from .scheme import INT8, INT8W4, INT16X8, UINT8, Scheme
-from .solve import Conflict, Solution, largest_input, owner, solve
+from .solve import Conflict, Solution, data_position, largest_input, owner, solve
+from .types import holder, simulated
 from .weightonly import with_weights
 from .weights import DEAD, least_scales, plain_scales
 
@@ -121,7 +122,9 @@ def _refuse(model: Model, schemes: Mapping[int, Scheme], io: tuple[str, ...]) ->
     if len(io) != 2 or not set(io) <= set(IO_TYPES):
         raise BadRecipe(f"io is one of {', '.join(IO_TYPES)}", found=io[0] if len(set(io)) == 1 else io)
     for s in schemes.values():
-        if s.activation != FLOAT and (s.activation, s.weight, s.bias) not in WRITTEN:
+        if s.is_simulated and io != (FLOAT, FLOAT):
+            raise BadRecipe(f"scheme {s.name!r} is simulated: the model's inputs and outputs stay float32", found=io)
+        if s.activation != FLOAT and not s.is_simulated and (s.activation, s.weight, s.bias) not in WRITTEN:
             raise Unsupported(
                 f"scheme {s.name!r} cannot be written", found=f"{s.activation} x {s.weight}", hint="LiteRT has no such kernels"
             )
@@ -135,10 +138,17 @@ def _refuse(model: Model, schemes: Mapping[int, Scheme], io: tuple[str, ...]) ->
 
 def _finish(source: _Source, job: _Job, ranges: Mapping[Any, Any]) -> Model:
     before = source.made.graph
-    graph, moved = compact(Assembly(before, job.plan, job.solution, job.io).build(), source.model.graph)
+    built = Assembly(before, job.plan, job.solution, job.io).build()
+    graph, moved = compact(built.but(tensors=tuple(map(_held, built.tensors))), source.model.graph)
     signatures = tuple(_moved_signature(s, moved) for s in source.model.signatures)
     graphs = (renumbered(graph, moved), *source.model.graphs[1:])
     return source.model.but(graphs=graphs, signatures=signatures, report=_report(source, graph, job, ranges))
+
+
+def _held(t: Tensor) -> Tensor:
+    """Codes of fewer bits than LiteRT has for such a tensor, in the type that has room for them."""
+    narrow = simulated(t.type) or (t.type in ("int2", "int4") and not t.is_constant)
+    return t.but(type="int8" if t.type in ("int2", "int4") else holder(t.type)) if narrow else t
 
 
 def _moved_signature(signature: Mapping[str, Any], moved: Mapping[int, int]) -> Mapping[str, Any]:
@@ -227,7 +237,7 @@ def _guard_rows(graph: Graph, plan: Layout, solution: Solution) -> Iterator[Guar
     """Ops where the guard raised a scale, or with dead channels."""
     for index, found in solution.surveys.items():
         scheme = plan.quantized[index]
-        x = solution.parameters[owner(plan, graph.nodes[index], record(graph.nodes[index]).rule.data_inputs(graph.nodes[index])[0])]
+        x = solution.parameters[owner(plan, graph.nodes[index], data_position(graph.nodes[index]))]
         scale = float(x.scale[0])
         plain = plain_scales(found, scheme.weight, scheme.per_channel)
         raised = plain < least_scales(found, scale, largest_input(scale, int(x.zero_point[0]), scheme.activation), scheme)

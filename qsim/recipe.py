@@ -14,7 +14,7 @@ import numpy as np
 
 from .errors import BadRange, BadRecipe
 from .graph import Graph, Model, Node, QParams
-from .scheme import DYNAMIC4, DYNAMIC8, FLOAT16, FLOAT32, INT8, INT8W4, INT16X8, SCHEMES, WEIGHTS4, WEIGHTS8, Scheme
+from .scheme import DYNAMIC4, DYNAMIC8, FLOAT16, FLOAT32, INT8, INT8W4, INT16X8, WEIGHTS4, WEIGHTS8, Scheme, scheme_named
 from .types import code_range
 
 ANY = "*"
@@ -166,9 +166,11 @@ def _scheme(value: Any, where: str) -> Scheme:
             return replace(base, **{"name": "+".join([base.name, *axes]), **axes})
         except TypeError:
             raise BadRecipe("a scheme has no such axis", where=where, found=", ".join(axes)) from None
-    if value not in SCHEMES:
-        raise BadRecipe("no such scheme", where=where, found=value, expected=", ".join(SCHEMES))
-    return SCHEMES[value]
+    try:
+        return scheme_named(str(value))
+    except BadRecipe as fault:
+        fault.where = where
+        raise
 
 
 def _foreign(entry: Mapping[str, Any], where: str, notes: list[str]) -> Scheme:

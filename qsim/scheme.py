@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import BadRange
+from .errors import BadRange, BadRecipe
 from .types import code_range
 
 
@@ -35,9 +36,9 @@ class Scheme:
     smallest: int = 0
 
     @property
-    def symmetric(self) -> bool:
-        """Whether activations have zero point 0: those of 16 bits."""
-        return self.activation == "int16"
+    def is_simulated(self) -> bool:
+        """Whether no runtime has it: fake mode runs it, integer mode and `save` refuse."""
+        return self.name.startswith("sim:")
 
 
 INT8 = Scheme("int8")
@@ -54,6 +55,21 @@ FLOAT32 = Scheme("float32", "float32", "float32", "float32")  # as it is: for th
 SCHEMES = {
     s.name: s for s in (INT8, UINT8, INT16X8, INT8W4, DYNAMIC8, DYNAMIC4, WEIGHTS8, WEIGHTS4, BLOCKWISE4, FLOAT16, FLOAT32)
 }  # fmt: skip
+
+
+def scheme_named(name: str) -> Scheme:
+    """A scheme of SCHEMES, or a simulated one: "sim:aBwB", B bits of 2 to 16 for activations, 2 to 8 for weights. *Raises*: BadRecipe."""
+    name = name.lower()
+    if name in SCHEMES:
+        return SCHEMES[name]
+    found = re.fullmatch(r"sim:a(\d+)w(\d+)", name)
+    if found is None:
+        raise BadRecipe("no such scheme", found=name, expected=", ".join(SCHEMES) + ", or simulated: sim:a4w4 and the like")
+    a, w = (int(bits) for bits in found.groups())
+    if not (2 <= a <= 16 and 2 <= w <= 8):
+        raise BadRecipe("bits out of range", found=name, expected="activations of 2 to 16 bits, weights of 2 to 8")
+    return Scheme(name, f"int{a}", f"int{w}", "int64" if a > 8 else "int32")
+
 
 # The narrowest range a tensor may get: a scale of 2^-23 for 8 bits, 2^-28 for 16 (a fused bound of 6 must stay below 2^31 steps).
 # Softmax inputs need more than 2^-26 to run in the reference kernels, and a bias scale (a product of two scales) must stay a normal

@@ -140,7 +140,7 @@ def _settle(state: _State, site: _Site, unmet: dict[tuple[int, str], None]) -> b
     for need in needs(site.op, _operands(state, site)):
         v = site.owner[need.operand]
         chased = not need.must and list(site.owner.values()).count(v) > 1
-        if v[0] == "fixed" or chased:
+        if v[0] == "fixed" or chased or not np.isfinite(need.scale):
             _give_up(site, need, unmet)
             continue
         after = float(round_up(np.asarray(need.scale)))
@@ -164,14 +164,19 @@ def _operands(state: _State, site: _Site) -> Operands:
     constants = frozenset(p for p, v in site.owner.items() if v[0] == "constant")
     found = state.surveys.get(site.node.index)
     if found is None or site.op == "QUANTIZE":
-        return Operands(scale, site.node.options, constants=constants)
-    scheme = state.plan.quantized[site.node.index]
-    reach = largest_input(scale[0], state.zero[site.owner[0]], scheme.activation)
-    weights = weight_scales(found, scale[0], reach, scheme)
+        return Operands(scale, site.node.options, constants=constants, type=state.plan.kind(site.owner[OUTPUT]))
+    scheme, x = state.plan.quantized[site.node.index], data_position(site.node)
+    reach = largest_input(scale[x], state.zero[site.owner[x]], scheme.activation)
+    weights = weight_scales(found, scale[x], reach, scheme)
     worst = float((found.bias + reach * found.total).max(initial=0.0))
-    if not np.isfinite(weights).all() or scale[0] * float(weights.max(initial=0.0)) > 2.0**100:
+    if not np.isfinite(weights).all() or scale[x] * float(weights.max(initial=0.0)) > 2.0**100:
         raise Conflict(site.node.index, "no legal scales: the bias scale would leave float32")
-    return Operands(scale, site.node.options, float(weights.max(initial=0.0)), worst, constants)
+    return Operands(scale, site.node.options, float(weights.max(initial=0.0)), worst, constants, scheme.activation, x)
+
+
+def data_position(node: Node) -> int:
+    """The position of the data that an op multiplies by its weights."""
+    return record(node).rule.data_inputs(node)[0]
 
 
 def largest_input(scale: float, zero: int, type_name: str) -> float:

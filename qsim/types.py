@@ -57,8 +57,25 @@ CODES = tuple(t.name for t in TYPES.values() if t.low is not None and t.bits <= 
 
 
 def code_range(type_name: str) -> tuple[int, int]:
-    """(low, high) in steps of an integer type. Raises: ValueError for a type without integer codes."""
-    t = TYPES[type_name]
-    if t.low is None or t.high is None:
+    """(low, high) in steps of an integer type, or of signed codes of 2 to 16 bits that only simulations have ("int3", "int6").
+
+    *Raises*: ValueError for a type without integer codes.
+    """
+    t = TYPES.get(type_name)
+    if t is None and simulated(type_name):
+        t = _int(type_name, -1, int(type_name[3:]), "int16")
+    if t is None or t.low is None or t.high is None:
         raise ValueError(f"{type_name} has no integer codes")
     return t.low, t.high
+
+
+def simulated(type_name: str) -> bool:
+    """Whether a name stands for codes that no file holds: int3, int5 to int7, int9 to int15."""
+    return type_name not in TYPES and type_name[:3] == "int" and type_name[3:].isdigit() and 2 <= int(type_name[3:]) <= 16
+
+
+def holder(type_name: str) -> str:
+    """The type whose elements hold such codes in memory: itself, or of simulated codes int8 or int16."""
+    if not simulated(type_name):
+        return type_name
+    return "int8" if int(type_name[3:]) <= 8 else "int16"

@@ -8,14 +8,15 @@ import numpy as np
 
 from .graph import QParams
 from .scheme import Scheme
-from .types import TYPES, code_range
+from .types import TYPES, code_range, holder
 
 # A bias code stays within 2^30, and bias plus the largest possible sum of products within 98 % of 2^31 (the rest is for the rounding
 # of the weights): no kernel can wrap, and the float32 of XNNPACK's rescaling still tells the codes of the output apart. XNNPACK sums 16
-# times 4-bit weights. A 64-bit accumulator is rescaled as 48 bits.
+# times 4-bit weights. A 64-bit accumulator is rescaled as 48 bits, and gives 0 where a step of it is below 2^-32 of the output's: a bias
+# must not have codes beyond 2^31 there either.
 BIAS_LIMIT = 2.0**30
 ACCUMULATOR_LIMIT = 0.98 * 2.0**31
-LESS_ROOM = {("int32", "int4"): 1 / 16, ("int64", "int8"): 2.0**15, ("int64", "int4"): 2.0**15}  # by (bias, weights); else 1
+LESS_ROOM = {("int32", "int4"): 1 / 16, ("int64", "int8"): 2.0, ("int64", "int4"): 2.0}  # by (bias, weights); else 1
 # A bias scale of at least 2^-100 is a normal float32 with room; XNNPACK hands an op with a subnormal one to the builtin kernel.
 SMALLEST_PRODUCT = 2.0**-100
 DEAD = 1e-6  # a channel is dead when all its weights lie below this part of the layer's largest
@@ -93,7 +94,7 @@ def quantize_weights(
     codes = np.clip(np.rint(exact), *ends)
     if rounding == "sum":
         codes = _sum_kept(exact, codes, ends)
-    codes = np.moveaxis((codes + zero).reshape(rows.shape), 0, axis).astype(TYPES[type_name].dtype)
+    codes = np.moveaxis((codes + zero).reshape(rows.shape), 0, axis).astype(TYPES[holder(type_name)].dtype)
     return codes, QParams(scales, np.full(len(scales), zero, np.int64), low, high, axis if len(scales) > 1 else 0)
 
 
@@ -120,7 +121,7 @@ def quantize_bias(bias: np.ndarray, input_scale: np.float32, scales: np.ndarray,
 def quantize_constant(values: np.ndarray, q: QParams, type_name: str = "int8") -> np.ndarray:
     """clip(round_half_even(v / s) + z) for a constant that an op reads as data."""
     scale, zero = float(np.asarray(q.scale).reshape(-1)[0]), int(np.asarray(q.zero_point).reshape(-1)[0])
-    return np.clip(np.rint(np.asarray(values, np.float64) / scale) + zero, q.low, q.high).astype(np.dtype(type_name))
+    return np.clip(np.rint(np.asarray(values, np.float64) / scale) + zero, q.low, q.high).astype(TYPES[holder(type_name)].dtype)
 
 
 def round_up(scales: np.ndarray) -> np.ndarray:

@@ -65,6 +65,11 @@ def _encode(model: Model, how: str) -> tuple[bytes, str]:
     if how not in HOW:
         raise ValueError(f"how must be one of {', '.join(HOW)}, not {how!r}")
     check.reject(model)
+    if (model.report is not None and model.report.scheme.startswith("sim:")) or any(
+        t.is_simulated for g in model.graphs for t in g.tensors
+    ):
+        name = model.report.scheme if model.report is not None else "codes of fewer bits than their type"
+        raise Unsupported("a simulated model cannot be written: no runtime has such kernels", where=model.path, found=name)
     if how != "rebuild":
         data = patch(model)
         if data is not None:

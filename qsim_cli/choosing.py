@@ -19,7 +19,7 @@ from qsim.errors import BadData, BadRecipe, Unsupported
 from qsim.graph import Model
 from qsim.layout import layout
 from qsim.recipe import Schemes, load_recipe
-from qsim.scheme import INT8, SCHEMES
+from qsim.scheme import INT8, scheme_named
 
 from .samples import Samples, declared_domain, read
 from .screen import cells, progress, say, table
@@ -73,14 +73,12 @@ class Batches:
 
 
 def scheme_of(name: str, recipe: Path | None = None, *, per_tensor: bool = False, smallest: int | None = None) -> Schemes:
-    """The scheme of a name with options, or a recipe. *Raises*: Unsupported naming the schemes that are there; BadRecipe."""
+    """The scheme of a name with options, or a recipe. *Raises*: BadRecipe."""
     if recipe is not None:
         if per_tensor or smallest is not None:
             raise BadRecipe("--per-tensor and --smallest go with --scheme", where=str(recipe), hint="Write the axes into the recipe")
         return load_recipe(recipe)
-    if name.lower() not in SCHEMES:
-        raise Unsupported(f"no scheme {name!r}", expected=", ".join(SCHEMES))
-    found = SCHEMES[name.lower()]
+    found = scheme_named(name)
     found = replace(found, per_channel=False) if per_tensor else found
     return found if smallest is None else replace(found, smallest=smallest)
 

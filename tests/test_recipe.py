@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import small
 from nets import Net, random_net, random_range
 
+import calibrate
 import qsim
 from qsim import recipe as recipes
 from qsim.check import check
@@ -17,7 +19,7 @@ from qsim.layout import layout
 from qsim.op import FLAVOURS
 from qsim.quantizer import IO_TYPES, quantize
 from qsim.recipe import Given, Recipe, Rule, load_recipe, parse_recipe
-from qsim.scheme import FLOAT32, INT8, INT16X8, SCHEMES
+from qsim.scheme import FLOAT32, INT8, INT16X8, SCHEMES, scheme_named
 from qsim.writer import to_bytes
 
 ACTIVATION = {"num_bits": 8, "symmetric": False, "granularity": "TENSORWISE", "dtype": "INT"}
@@ -144,6 +146,37 @@ def test_a_given_scale_and_zero_point_reach_the_file():
     made = quantize(model, ranges | {model.graph.key(t): ends for t, ends in given.items()})
     q = made.graph.tensors[made.graph.find(name)].qparams
     assert (q.scale[0], q.zero_point[0]) == (np.float32(0.037), 5)
+
+
+# simulated schemes
+
+
+@pytest.mark.parametrize("name", ["sim:a4w4", "sim:a6w3", "sim:a8w8", "sim:a12w8", "sim:a16w2"])
+def test_simulated_schemes_run_in_fake_mode_and_nowhere_else(name, tmp_path):
+    """Values lie on the grid of their bits; ops without an integer kernel take part; no file and no integer mode."""
+    model, scheme = small.float_net(), scheme_named(name)
+    x = small.images(32).astype(np.float32) / 255
+    ranges = calibrate.ranges(model, calibrate.observe(model, [x]), scheme=scheme)
+    made = quantize(model, ranges, scheme)
+    _, taps = made.function("fake", taps="all").batch(x)
+    bits = int(name[5:].partition("w")[0])
+    stored = [t for t in made.graph.tensors if t.qparams is not None and not t.is_constant]
+    assert stored and {int(t.qparams.high) - int(t.qparams.low) + 1 for t in stored} == {2**bits}
+    for t in stored:
+        steps = taps[t.index].astype(np.float64) / np.float64(t.qparams.scale[0])
+        assert len(np.unique(taps[t.index])) <= 2**bits and np.abs(steps - np.rint(steps)).max() < 1e-3 * 2**bits
+    with pytest.raises(qsim.Unsupported, match=f"simulated.*{name}"):
+        qsim.save(made, tmp_path / "m.tflite")
+    assert not list(tmp_path.iterdir())
+    if name not in ("sim:a8w8", "sim:a16w2"):
+        with pytest.raises(qsim.Unsupported, match="simulated"):
+            made.function("integer")
+
+
+@pytest.mark.parametrize("name, reason", [("int9", "sim:a4w4"), ("sim:a1w4", "2 to 16"), ("sim:a4w9", "2 to 8"), ("sim:w4", "simulated")])
+def test_schemes_that_are_not_there(name, reason):
+    with pytest.raises(qsim.BadRecipe, match=reason):
+        scheme_named(name)
 
 
 # random recipes
