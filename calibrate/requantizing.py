@@ -1,46 +1,46 @@
-"""New ranges for a quantized file, from data: observe the real function it stands for, decide on samples that no range was made from.
+"""New ranges for a quantized file, from data: `improve` observes the real function it stands for, and decides on samples that the
+compared ranges were not made from.
 
-The observed function is the file's own in float mode (real weights, the activations that only ranges carry, no clipping by bad ranges),
-or that of a float original. Old and new are compared in exact integer mode.
+The observed function is the file's own in float mode (real weights, activations that only ranges carry, no clipping by bad ranges), or
+that of a float original.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from qsim.errors import BadData, BadRecipe, Unsupported
-from qsim.function import Function
-from qsim.graph import Graph, Model, Tensor
-from qsim.ops.convert import quantize_array
-from qsim.relayout import CONVERSIONS, Relayout, relayout
-from qsim.requantizer import Changes, group_name, requantize
-from qsim.scheme import INT8, INT16X8, affine
+from qsim.errors import BadData, BadRecipe
+from qsim.graph import Graph, Model
+from qsim.quantizer import quantize
+from qsim.relayout import Relayout, relayout
+from qsim.requantizer import Changes, requantize
+from qsim.scheme import INT8, INT16X8, UINT8, Scheme
 
 from . import evaluation
-from .choosing import FEWEST, TASKS, decide, held_back, loss_of
+from .choosing import FEWEST, PART, TASKS, decide
 from .choosing import _group_ids as group_ids
-from .choosing import _parted as parted
 from .choosing import _Repeatable as Repeatable
 from .choosing import _score as score
-from .distribution import Distribution, distribution
-from .feeding import Batch, declared
-from .folding import COPIES
+from .feeding import Batch
 from .observer import observe_fed
-from .ranging import Problem, Ranges, rank
-from .rounding import losses, mesh
-from .statistics import Statistics, sample_hash
+from .ranging import several
+from .recalibrating import borrowed, channel_ratios, measured, problems_of, ranked
+from .statistics import Statistics, add_fingerprints, sample_hash
 from .strategies import Strategy, candidates
+from .trials import Bench, scores
 
-CONVERTED = "of the model's input"
+LEAST_GAIN = 0.02  # of the noise that the file's weights and ranges make together: less is not worth a new file
+ANEW = " of the original"  # suffix of candidates that are quantized from the original, weights and all
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A candidate's mean loss on the held-back samples, and how many of them it gets right (mean |error| for real labels)."""
+    """A candidate on the samples that its ranges were not made from. loss: mean. metric: share of right classes, or mean |error|."""
 
     strategy: str
     loss: float
@@ -52,24 +52,23 @@ class Trial:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the new file is better, and why. measure: "kl" (nats) or "sqnr" (dB) to the observed function. old, new: on the held-back
-    samples. words: the decision. limits: what holds ranges back. changes: of the best candidate, taken or not."""
+    """Whether the new file is better, and why. measure: "kl" (nats) or "sqnr" (dB) to the observed function, "" where nothing was
+    compared. trials: the file as it is, then the candidates; chosen: which of them. words: the decision. limits: what holds ranges
+    back. changes: those of the chosen candidate, taken or not; None for one made anew from the original."""
 
     better: bool
     words: str
     measure: str = ""
-    old: Trial | None = None
-    new: Trial | None = None
     trials: tuple[Trial, ...] = ()
-    calibrated: int = 0
-    held_back: int = 0
+    chosen: int = 0
+    samples: int = 0
     changes: Changes | None = None
     limits: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def rows(self) -> list[dict[str, Any]]:
-        """Plain rows, for tables and JSON: the file as it is, then the candidates."""
-        return [] if self.old is None else [t.row(self.measure) for t in (self.old, *self.trials)]
+        """Plain rows, for tables and JSON."""
+        return [{**t.row(self.measure), "chosen": k == self.chosen} for k, t in enumerate(self.trials)]
 
     def __str__(self) -> str:
         changes = [] if self.changes is None else [str(self.changes)]
@@ -78,7 +77,8 @@ class Verdict:
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """What `improve` was asked for, beside model and data."""
+    """What `improve` may do. only, keep, keep_ends: as `requantize`. strategies: names or functions, by default those of `choose`.
+    task: "classification" or "regression". input_range: the domain of the model's inputs."""
 
     only: str | None = None
     keep: str | None = None
@@ -87,23 +87,30 @@ class Asked:
     task: str | None = None
     input_range: Any = None
 
+    @property
+    def partly(self) -> bool:
+        return self.only is not None or self.keep is not None or self.keep_ends
+
 
 def improve(
     model: Model,
     batches: Any,
     *,
     original: Model | None = None,
-    labels: np.ndarray | None = None,
+    labels: Any = None,
     groups: Sequence[Any] | None = None,
     asked: Asked | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Model | None, Verdict]:
     """(the quantized model with better ranges, or None where none are better; the verdict).
 
-    One fifth of the samples is held back (`choosing.held_back`); every strategy's ranges come from the rest. labels: one a sample,
-    integer classes or reals. Better means, on the held-back samples: the metric of the labels improves by more than its standard error,
-    or does not fall and the loss to the observed function (KL for classes, else noise relative to the signal) falls by more than its
-    standard error, both paired with the file as it is. original: the float model, observed in place of the file's own real function.
+    The samples are dealt into five parts by their content (`parts`; groups stay together). Each part is run, in integer mode, through
+    models whose ranges come from the other four; the file as it is runs beside. Of the strategies `choosing.decide` takes one. It is
+    better where the metric of the labels (integer classes or reals, one a sample) rises by more than its standard error; or where it
+    does not fall, and the loss to the observed function (KL for classes, else noise relative to the signal) falls by more than its
+    standard error and by at least 2 % of itself and of what the rounding of the file's weights adds to it. All paired. The ranges
+    of the model that is returned come from all samples. original: the float model, observed in place of the file's own real function;
+    quantizing it anew, weights and all, is a candidate too. progress: called with the number of samples observed.
 
     *Raises*: as `observe`; BadRecipe for an unknown task; BadData for labels of another number; Unsupported for an original with other
     inputs or outputs.
@@ -114,261 +121,232 @@ def improve(
     source = Repeatable(model, batches)
     hashes = [sample_hash(a[i] for a in b.arrays) for b in source.fed() for i in range(len(b))]
     ids = group_ids(groups, len(hashes))
-    held = held_back(hashes, ids) if len(hashes) >= FEWEST else np.zeros(len(hashes), bool)
     if labels is not None and len(labels) != len(hashes):
         raise BadData("labels are one a sample", found=len(labels), expected=len(hashes))
-    if not held.any():
-        why = f"fewer than {FEWEST}" if len(hashes) < FEWEST else "all in one group"
-        return None, Verdict(False, f"{len(hashes)} samples, {why}, are too few to hold some back and compare", calibrated=len(hashes))
-    kept: list[Batch] = []
-    stats = observe_fed(model, parted(source.fed(), held, kept), source.scaling, sequence=False, progress=progress)
-    arrays = tuple(np.concatenate(parts) for parts in zip(*(b.arrays for b in kept), strict=True))
-    y = None if labels is None else np.asarray(labels)[held]
-    trial = _Trials(model, original or model, arrays, y, None if ids is None else ids[held], asked.task)
-    return _decided(model, stats, trial, asked, (stats.samples, int(held.sum())))
-
-
-def _decided(model: Model, stats: Statistics, trial: _Trials, asked: Asked, counts: tuple[int, int]) -> tuple[Model | None, Verdict]:
+    part = parts(hashes, ids)
     plan = relayout(model.graph, only=asked.only, keep=asked.keep, keep_ends=asked.keep_ends)
-    if not plan.groups:
-        return None, Verdict(False, "no tensor may change", limits=_limits(model.graph, plan), calibrated=counts[0], held_back=counts[1])
-    problems, notes = problems_of(model, plan, stats, asked.input_range)
-    names = asked.strategies or candidates()
-    made = [requantize(model, r, only=asked.only, keep=asked.keep, keep_ends=asked.keep_ends) for r in _ranked(model, problems, names)]
-    found = [trial(m) for m in made]
-    chosen = decide(np.stack([f.losses for f in found]), trial.groups)
-    old = trial(model)
-    better, words = trial.compared(old, found[chosen], _name(names[chosen]))
-    changes = _measured(model.graph, plan, problems, made[chosen])
-    limits = () if better else _limits(model.graph, plan)
-    trials = tuple(f.trial(_name(n)) for f, n in zip(found, names, strict=True))
-    verdict = Verdict(
-        better, words, trial.measure, old.trial("as it is"), trials[chosen], trials, *counts, changes, limits, (*notes, *changes.notes)
-    )
-    return (made[chosen].but(report=changes) if better else None), verdict
+    if len(hashes) < FEWEST or not part.any() or not plan.groups:
+        return None, Verdict(False, _hopeless(len(hashes), plan), samples=len(hashes), limits=_limits(model.graph, plan))
+    data = _Data(source, part, None if labels is None else np.asarray(labels), ids)
+    return _decided(_Makers(model, original, plan, asked), data, progress)
 
 
-def _name(strategy: str | Strategy) -> str:
-    return strategy if isinstance(strategy, str) else getattr(strategy, "__name__", type(strategy).__name__)
+def parts(hashes: Sequence[int], groups: np.ndarray | None = None, count: int = PART) -> np.ndarray:
+    """(N,) the part of each sample, 0 to count - 1. A unit (a group; without groups all samples of equal content) stays together.
 
-
-# ---------------------------------------------------------------- ranges
-
-
-def problems_of(model: Model, plan: Relayout, stats: Statistics, input_range: Any) -> tuple[list[Problem], tuple[str, ...]]:
-    """One estimation problem a group, and notes. What the model's inputs are stored in covers their domain, not what was seen of it."""
-    given, notes, problems = declared(model, input_range), list[str](), list[Problem]()
-    for group in plan.groups:
-        source = next((s for t in group if (s := input_of(model.graph, t)) is not None), None)
-        if source is not None:
-            known = given.get(source) or _domain(model.graph, stats, group, source, notes)
-            problems.append(Problem(group, None, known))
-            continue
-        own = [t for t in group if not _copies(model.graph, t, group)]
-        sketches = [s for t in own if (s := stats.find(t)) is not None and not s.empty]
-        if sketches:
-            problems.append(Problem(group, distribution(sketches)))
-        else:
-            notes.append(f"{group_name(model.graph, group)}: nothing was observed, the range stays")
-    return problems, tuple(notes)
-
-
-def input_of(graph: Graph, t: int) -> int | None:
-    """The model input whose values a tensor holds: itself, or what a QUANTIZE makes of it."""
-    if t in graph.inputs:
-        return t
-    node = graph.nodes[graph.producer[t]] if t in graph.producer else None
-    return node.inputs[0] if node is not None and node.op == "QUANTIZE" and node.inputs[0] in graph.inputs else None
-
-
-def _domain(graph: Graph, stats: Statistics, group: Sequence[int], source: int, notes: list[str]) -> tuple[float, float]:
-    """What integer data declare; else the range that the file has, widened where the data leave it."""
-    if source in stats.domains:
-        domain = stats.domains[source]
-        notes.append(f"input {graph.key(source)!r}: range [{domain.low:g}, {domain.high:g}], {domain.words}")
-        return domain.low, domain.high
-    low, high = (float(e[0]) for e in graph.tensors[group[0]].qparams.real_range())  # type: ignore[union-attr]
-    seen, step = stats.tensors[stats.copies.get(source, source)], float(graph.tensors[group[0]].qparams.scale[0])  # type: ignore[union-attr]
-    if seen.min < low - step / 2 or seen.max > high + step / 2:
-        notes.append(f"input {graph.key(source)!r}: data in [{seen.min:g}, {seen.max:g}] leave the file's range [{low:g}, {high:g}]")
-        return min(low, seen.min), max(high, seen.max)
-    return low, high
-
-
-def _copies(graph: Graph, t: int, group: Sequence[int]) -> bool:
-    node = graph.nodes[graph.producer[t]] if t in graph.producer else None
-    return node is not None and node.op in (*COPIES, *CONVERSIONS) and node.inputs[0] in group
-
-
-def _ranked(model: Model, problems: Sequence[Problem], names: Sequence[str | Strategy]) -> list[Ranges]:
-    """Each strategy's ranges; 16-bit tensors are searched as such."""
-    wide = [p for p in problems if model.graph.tensors[p.group[0]].type == "int16"]
-    narrow = [p for p in problems if p not in wide]
-    both = zip(rank(model, narrow, names, INT8), rank(model, wide, names, INT16X8), strict=True)
-    return [Ranges({**a, **b}, a.strategy) for a, b in both]
-
-
-def _measured(graph: Graph, plan: Relayout, problems: Sequence[Problem], made: Model) -> Changes:
-    """The report of a requantized model with what the observed values say of each new range."""
-    report: Changes = made.report
-    values = {group_name(graph, p.group): p for p in problems if p.values is not None}
-    rows = (_gain(graph, made.graph, values[r.tensor], r) if r.tensor in values else r for r in report.ranges)
-    return replace(report, ranges=tuple(rows))
-
-
-def _gain(graph: Graph, made: Graph, problem: Problem, row: Any) -> Any:
-    d, (old, new) = problem.values, (g.tensors[problem.group[0]] for g in (graph, made))
-    assert d is not None
-    pairs = [(float(t.qparams.scale[0]), int(t.qparams.zero_point[0])) for t in (old, new)]  # type: ignore[union-attr]
-    before, after = losses(mesh(d), pairs, old.type, (2.0,))[0]
-    gain = float(10 * np.log10(max(before, 1e-300) / max(after, 1e-300)))
-    return replace(row, clipped_before=clipped(d, row.old), clipped=clipped(d, row.new), gain_db=gain)
-
-
-def clipped(d: Distribution, ends: tuple[float, float]) -> float:
-    """The share of a distribution's elements outside a range, those of an interval spread evenly over it."""
-    width = d.upper - d.lower
-    with np.errstate(divide="ignore", invalid="ignore"):
-        below = np.where(width > 0, np.clip((ends[0] - d.lower) / width, 0, 1), d.lower < ends[0])
-        above = np.where(width > 0, np.clip((d.upper - ends[1]) / width, 0, 1), d.upper > ends[1])
-    return float(((below + above) * d.weight).sum() / max(d.total, 1.0))
-
-
-# ---------------------------------------------------------------- trials
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """Of one model on the held-back samples: losses (N,) to the observed function; scores (N,) against the labels, higher is better."""
-
-    losses: np.ndarray
-    scores: np.ndarray | None
-
-    def trial(self, name: str) -> Trial:
-        return Trial(name, float(self.losses.mean()), None if self.scores is None else float(abs(self.scores.mean())))
-
-
-class _Trials:
-    """Runs models in exact integer mode on the held-back samples; those of one static plan share a compile."""
-
-    def __init__(self, model: Model, observed: Model, arrays: tuple[np.ndarray, ...], labels: Any, groups: Any, task: str | None):
-        self.arrays, self.labels, self.groups = arrays, labels, groups
-        self.functions: list[Function] = []
-        self.done: dict[tuple, Result] = {}
-        roots = tuple(_unconverted(observed.graph, t) for t in observed.graph.outputs)
-        self.measure, self.loss = loss_of(observed.graph.but(outputs=roots), task)
-        self.reference = Function(observed, "float", "xnnpack").batch(*arrays)
-        if [y.shape for y in self.reference] != [(len(arrays[0]), *model.graph.tensors[t].shape) for t in model.graph.outputs]:
-            raise Unsupported("the original has other outputs than the file", where=observed.path)
-
-    def __call__(self, model: Model) -> Result:
-        key = tuple(t.qparams for t in model.graph.tensors)
-        if key not in self.done:
-            outputs = self._outputs(model)
-            self.done[key] = Result(self.loss(self.reference, outputs), self._scores(outputs[0]))
-        return self.done[key]
-
-    def _outputs(self, model: Model) -> list[np.ndarray]:
-        inputs = [_stored(x, model.graph.tensors[t]) for x, t in zip(self.arrays, model.graph.inputs, strict=True)]
-        outputs = self._run(model, inputs)
-        return [_real(y, model.graph.tensors[t]) for y, t in zip(outputs, model.graph.outputs, strict=True)]
-
-    def _run(self, model: Model, inputs: list[np.ndarray]) -> Any:
-        for function in self.functions:
-            try:
-                return function.run_samples(function.lower(model), *inputs)
-            except Unsupported:
-                continue
-        self.functions.append(Function(model, "integer", "xnnpack"))
-        return self.functions[-1].run_samples(self.functions[-1].params, *inputs)
-
-    def _scores(self, y: np.ndarray) -> np.ndarray | None:
-        if self.labels is None:
-            return None
-        flat = y.reshape(len(y), -1)
-        if self.labels.dtype.kind in "iu" and flat.shape[1] > 1:
-            return evaluation.right(flat, self.labels.reshape(-1)).astype(np.float64)
-        return -np.abs(flat[:, 0] - self.labels.reshape(-1)) if flat.shape[1] == 1 else None
-
-    def compared(self, old: Result, new: Result, name: str) -> tuple[bool, str]:
-        """(whether the new model is better, in words)."""
-        gain, error = self._paired(old.losses - new.losses)
-        words = [f"{name}: {self._figures(old, new)}"]
-        clear, level = gain > error, True
-        if old.scores is not None and new.scores is not None:
-            won, doubt = self._paired(new.scores - old.scores)
-            clear, level = clear or won > doubt, won >= 0
-            words.append(f"the metric goes from {abs(old.scores.mean()):.4g} to {abs(new.scores.mean()):.4g}")
-        better = clear and level
-        words.append("better by more than the standard error" if better else "not better by more than the standard error")
-        return better, ", ".join(words) + f" ({len(old.losses)} samples held back)"
-
-    def _figures(self, old: Result, new: Result) -> str:
-        (_, a), (_, b) = (next(iter(score(self.measure, float(r.losses.mean())).items())) for r in (old, new))
-        return f"SQNR {a:.2f} -> {b:.2f} dB" if self.measure == "sqnr" else f"KL {a:.4g} -> {b:.4g} nats"
-
-    def _paired(self, differences: np.ndarray) -> tuple[float, float]:
-        return float(differences.mean()), evaluation.standard_error(differences, self.groups)
-
-
-def _unconverted(graph: Graph, t: int) -> int:
-    """The tensor behind the conversions of type that make an output."""
-    while t in graph.producer and graph.nodes[graph.producer[t]].op in CONVERSIONS:
-        t = graph.nodes[graph.producer[t]].inputs[0]
-    return t
-
-
-def _stored(x: np.ndarray, t: Tensor) -> np.ndarray:
-    return quantize_array(x, t.qparams, t.type, "xnnpack") if t.qparams is not None and t.type != "float32" else x
-
-
-def _real(y: np.ndarray, t: Tensor) -> np.ndarray:
-    return evaluation.reals(y, t.qparams).reshape(y.shape)
-
-
-# ---------------------------------------------------------------- what holds it back
-
-
-def _limits(graph: Graph, plan: Relayout) -> tuple[str, ...]:
-    """Why better ranges would not help: tensors that keep theirs, weights with one scale for very different channels."""
-    return tuple([*_weights_in_words(graph), *_kept_in_words(graph, plan)])
-
-
-def _weights_in_words(graph: Graph) -> Iterator[str]:
-    ratios = channel_ratios(graph)
-    if ratios:
-        node, ratio = max(ratios.items(), key=lambda item: item[1])
-        yield (
-            f"weights are per tensor in {len(ratios)} ops, with a channel ratio up to {ratio:.3g} (op {node} {graph.nodes[node].op}); "
-            "give --original for per-channel weights"
-        )
-
-
-def _kept_in_words(graph: Graph, plan: Relayout) -> Iterator[str]:
-    reasons: dict[str, int] = {}
-    for why in plan.kept.values():
-        reasons[why] = reasons.get(why, 0) + 1
-    yield from (f"{count} tensor{'s' if count > 1 else ''} kept: {why}" for why, count in reasons.items() if "dictates" not in why)
-
-
-def channel_ratios(graph: Graph) -> dict[int, float]:
-    """node index -> the largest |weight| of a layer over that of its smallest output channel, where one scale serves all channels.
-
-    Channels of zeros alone do not count.
+    Units are dealt in ascending order of their hash, each to the part that has the fewest samples so far.
     """
-    from qsim.relayout import record
-
-    found = {}
-    for node in graph.nodes:
-        op = record(node)
-        if op is None or op.rule.weights is None or op.rule.weight_axis is None or op.rule.weights >= len(node.inputs):
-            continue
-        w = graph.tensors[node.inputs[op.rule.weights]]
-        if w.data is not None and w.qparams is not None and not w.qparams.per_channel:
-            rows = np.moveaxis(w.data.astype(np.int64) - int(np.ravel(w.qparams.zero_point)[0]), op.rule.weight_axis, 0)
-            peak = np.abs(rows.reshape(len(rows), -1)).max(1, initial=0)
-            found[node.index] = float(peak.max(initial=1) / max(peak[peak > 0].min(initial=peak.max(initial=1)), 1))
+    keys = list(hashes) if groups is None else groups.tolist()
+    members: dict[Any, list[int]] = {}
+    for k, key in enumerate(keys):
+        members.setdefault(key, []).append(k)
+    found, sizes = np.zeros(len(keys), np.int64), [0] * count
+    for unit in sorted(members.values(), key=lambda m: (add_fingerprints(hashes[k] for k in m), m)):
+        smallest = sizes.index(min(sizes))
+        found[unit] = smallest
+        sizes[smallest] += len(unit)
     return found
 
 
-__all__ = ["Asked", "Mapping", "Trial", "Verdict", "affine", "channel_ratios", "improve"]
+def _hopeless(count: int, plan: Relayout) -> str:
+    if not plan.groups:
+        return "no tensor may change"
+    why = f"fewer than {FEWEST}" if count < FEWEST else "all in one group"
+    return f"{count} samples, {why}, are too few to hold some back and compare"
+
+
+# ---------------------------------------------------------------- the data, part by part
+
+
+class _Data:
+    """The samples by parts; labels and groups in the order in which the parts come."""
+
+    def __init__(self, source: Repeatable, part: np.ndarray, labels: np.ndarray | None, groups: np.ndarray | None):
+        self.source, self.part, self.numbers = source, part, sorted(set(part.tolist()))
+        order = np.concatenate([np.flatnonzero(part == k) for k in self.numbers])
+        self.labels, self.groups = (None if v is None else v[order] for v in (labels, groups))
+
+    def fed(self, number: int) -> Iterator[Batch]:
+        at = 0
+        for b in self.source.fed():
+            mask = self.part[at : at + len(b)] == number
+            at += len(b)
+            if len(mask) < len(b):
+                break
+            if mask.any():
+                yield Batch(tuple(a[mask] for a in b.arrays), b.types)
+        if at != len(self.part):
+            raise BadData("the data gave another number of samples when gone through again", expected=len(self.part))
+
+    def arrays(self, number: int) -> tuple[np.ndarray, ...]:
+        return tuple(np.concatenate(p) for p in zip(*(b.arrays for b in self.fed(number)), strict=True))
+
+    def observed(self, model: Model, number: int) -> Statistics:
+        return observe_fed(model, self.fed(number), self.source.scaling, sequence=False)
+
+
+# ---------------------------------------------------------------- the candidates
+
+
+class _Seen(NamedTuple):
+    """What was observed of the file's own function, and of the original's."""
+
+    own: Statistics
+    theirs: Statistics | None
+
+    def merged(self, others: Iterable[_Seen]) -> _Seen:
+        others = list(others)
+        theirs = None if self.theirs is None else self.theirs.merge(*(o.theirs for o in others if o.theirs is not None))
+        return _Seen(self.own.merge(*(o.own for o in others)), theirs)
+
+
+class _Makers:
+    """From what was observed to one model a candidate."""
+
+    def __init__(self, model: Model, original: Model | None, plan: Relayout, asked: Asked):
+        self.model, self.original, self.plan, self.asked = model, original, plan, asked
+        self.strategies = tuple(asked.strategies or candidates())
+        self.anew = None if original is None or asked.partly else _scheme_of(model.graph)
+        names = [s if isinstance(s, str) else getattr(s, "__name__", type(s).__name__) for s in self.strategies]
+        self.names = [*names, *(n + ANEW for n in names if self.anew)]
+
+    def observe(self, data: _Data, number: int) -> _Seen:
+        theirs = None if self.original is None else data.observed(self.original, number)
+        return _Seen(data.observed(self.model, number), theirs)
+
+    def problems(self, seen: _Seen) -> tuple[list[Any], tuple[str, ...]]:
+        stats = seen.own if self.original is None or seen.theirs is None else borrowed(self.model, seen.own, self.original, seen.theirs)
+        return problems_of(self.model, self.plan, stats, self.asked.input_range)
+
+    def __call__(self, seen: _Seen) -> list[Model]:
+        ranges = ranked(self.model, self.problems(seen)[0], self.strategies)
+        asked = self.asked
+        made = [requantize(self.model, r, only=asked.only, keep=asked.keep, keep_ends=asked.keep_ends) for r in ranges]
+        if self.anew is None or self.original is None or seen.theirs is None:
+            return made
+        scheme, io = self.anew
+        found = several(self.original, seen.theirs, self.strategies, scheme, asked.input_range)
+        return [*made, *(quantize(self.original, r, scheme, io=io) for r in found)]
+
+
+def _scheme_of(graph: Graph) -> tuple[Scheme, str] | None:
+    """The scheme that a file's activations are of, and the type of its inputs and outputs; None where there is no such scheme."""
+    kinds = Counter(graph.tensors[t].type for n in graph.nodes for t in n.outputs if graph.tensors[t].qparams is not None)
+    schemes = {"int8": INT8, "uint8": UINT8, "int16": INT16X8}
+    ends = {graph.tensors[t].type for t in (*graph.inputs, *graph.outputs)}
+    known = [k for k, _ in kinds.most_common() if k in schemes]
+    return (schemes[known[0]], ends.pop()) if known and len(ends) == 1 else None
+
+
+# ---------------------------------------------------------------- the decision
+
+
+def _decided(makers: _Makers, data: _Data, progress: Callable[[int], None] | None) -> tuple[Model | None, Verdict]:
+    seen = []
+    for number in data.numbers:
+        seen.append(makers.observe(data, number))
+        if progress:
+            progress(sum(s.own.samples for s in seen))
+    bench = Bench(makers.original or makers.model, makers.asked.task)
+    found = _Compared(bench, data)
+    for k, number in enumerate(data.numbers):
+        others = seen[:k] + seen[k + 1 :]
+        found.add(data.arrays(number), [makers.model, *makers(others[0].merged(others[1:]))], makers.original is None)
+    whole = seen[0].merged(seen[1:])
+    chosen = 1 + decide(found.losses[1:], data.groups)
+    made = makers(whole)[chosen - 1]
+    problems, notes = makers.problems(whole)
+    better, words = found.judged(chosen, makers.names[chosen - 1])
+    changes = measured(makers.model.graph, made, problems) if isinstance(made.report, Changes) else None
+    limits = () if better else (*found.bounds(), *_limits(makers.model.graph, makers.plan))
+    verdict = Verdict(
+        better,
+        words,
+        bench.measure,
+        found.trials(["as it is", *makers.names]),
+        chosen if better else 0,
+        len(data.part),
+        changes,
+        limits,
+        notes,
+    )
+    return (made.but(report=changes or made.report) if better else None), verdict
+
+
+class _Compared:
+    """Losses and scores (models, samples), part after part; the first model is the file as it is."""
+
+    def __init__(self, bench: Bench, data: _Data):
+        self.bench, self.data = bench, data
+        self.losses, self.floor = np.zeros((0, 0)), np.zeros(0)
+        self.scores: np.ndarray | None = None
+
+    def add(self, arrays: tuple[np.ndarray, ...], models: Sequence[Model], recovered: bool) -> None:
+        """One part. recovered: the observed function is the file's own, which its weights know up to their rounding only."""
+        reference = self.bench.reference(arrays)
+        outputs = [self.bench.outputs(m, arrays) for m in models]
+        losses = np.stack([self.bench.losses(reference, y) for y in outputs])
+        floor = self.bench.losses(reference, self.bench.rounded(arrays)) if recovered else np.zeros(losses.shape[1])
+        at = self.losses.shape[1] if self.losses.size else 0
+        self.losses = np.concatenate([self.losses, losses], 1) if self.losses.size else losses
+        self.floor = np.concatenate([self.floor, floor])
+        if self.data.labels is not None:
+            self._score([scores(y[0], self.data.labels[at : self.losses.shape[1]]) for y in outputs])
+
+    def _score(self, rows: Sequence[np.ndarray | None]) -> None:
+        if all(r is not None for r in rows):
+            new = np.stack([r for r in rows if r is not None])
+            self.scores = new if self.scores is None else np.concatenate([self.scores, new], 1)
+
+    def judged(self, chosen: int, name: str) -> tuple[bool, str]:
+        """(whether a model is better than the first, in words)."""
+        gain, error = self._paired(self.losses[0] - self.losses[chosen])
+        part = gain / max(float((self.losses[0] + self.floor).mean()), np.finfo(np.float64).tiny)
+        clear, level, metric = gain > error and part >= LEAST_GAIN, True, ""
+        if self.scores is not None:
+            won, doubt = self._paired(self.scores[chosen] - self.scores[0])
+            clear, level = clear or won > doubt, won >= 0
+            metric = f", the metric from {abs(self.scores[0].mean()):.4g} to {abs(self.scores[chosen].mean()):.4g}"
+        words = f"{name}: {self._figures(chosen)}{metric}, on {self.losses.shape[1]} samples in parts that its ranges were not made from"
+        return clear and level, f"{'better' if clear and level else 'not better'}: {words}"
+
+    def _figures(self, chosen: int) -> str:
+        a, b = (next(iter(score(self.bench.measure, float(self.losses[k].mean())).values())) for k in (0, chosen))
+        return f"SQNR {a:.2f} -> {b:.2f} dB" if self.bench.measure == "sqnr" else f"KL {a:.4g} -> {b:.4g} nats"
+
+    def _paired(self, differences: np.ndarray) -> tuple[float, float]:
+        return float(differences.mean()), evaluation.standard_error(differences, self.data.groups)
+
+    def bounds(self) -> tuple[str, ...]:
+        """What any ranges could gain at most, beside what the weights' own rounding does to the outputs."""
+        old, floor = float(self.losses[0].mean()), float(self.floor.mean())
+        if floor == 0 or old == 0:
+            return ()
+        if self.bench.measure == "sqnr":
+            gain, level = 10 * np.log10((old + floor) / floor), -10 * np.log10(floor)
+            return (f"ranges cannot gain more than {gain:.2g} dB: the rounding of the weights alone leaves an SQNR of {level:.1f} dB",)
+        return (
+            f"ranges cannot gain more than {old / (old + floor):.1%} of the KL: the rounding of the weights alone makes {floor:.3g} nats",
+        )
+
+    def trials(self, names: Sequence[str]) -> tuple[Trial, ...]:
+        metrics = [None] * len(names) if self.scores is None else [float(abs(m)) for m in self.scores.mean(1)]
+        return tuple(Trial(n, float(row.mean()), m) for n, row, m in zip(names, self.losses, metrics, strict=True))
+
+
+def _limits(graph: Graph, plan: Relayout) -> tuple[str, ...]:
+    """What holds ranges back: weights with one scale for channels of very different size, tensors that keep their parameters."""
+    found, ratios = [], channel_ratios(graph)
+    if ratios:
+        node, ratio = max(ratios.items(), key=lambda item: item[1])
+        place = f"op {node} {graph.nodes[node].op}"
+        found.append(
+            f"weights are per tensor in {len(ratios)} ops, with a channel ratio up to {ratio:.3g} ({place}): "
+            "give --original for per-channel weights"
+        )
+    for why, count in Counter(plan.kept.values()).items():
+        found.append(f"{count} tensor{'s keep their' if count > 1 else ' keeps its'} parameters: {why}")
+    return tuple(found)
+
+
+__all__ = ["Asked", "Trial", "Verdict", "improve", "parts"]

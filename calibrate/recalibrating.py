@@ -1,0 +1,136 @@
+"""Ranges for the tensors of a quantized file from what was observed of its real function, and what they would gain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from qsim.graph import Graph, Model
+from qsim.relayout import CONVERSIONS, Relayout, record
+from qsim.requantizer import Changes, RangeRow, ends_of, group_name
+from qsim.scheme import INT8, INT16X8
+
+from .distribution import Distribution, distribution
+from .feeding import declared
+from .folding import COPIES
+from .ranging import Problem, Ranges, rank
+from .rounding import losses, mesh
+from .statistics import Statistics
+from .strategies import Strategy
+
+
+def problems_of(model: Model, plan: Relayout, stats: Statistics, input_range: Any = None) -> tuple[list[Problem], tuple[str, ...]]:
+    """One estimation problem for each group that may change, and notes.
+
+    What holds the model's input covers its domain, not what was seen of it: that given, that which integer data declare, else the range
+    of the file, widened where the data leave it.
+    """
+    given, notes, problems = declared(model, input_range), list[str](), list[Problem]()
+    for group in plan.groups:
+        source = next((s for t in group if (s := input_of(model.graph, t)) is not None), None)
+        if source is not None:
+            known = given.get(source) or _domain(model.graph, stats, group[0], source, notes)
+            problems.append(Problem(group, None, known))
+            continue
+        own = [t for t in group if not _is_copy(model.graph, t, group)]
+        sketches = [s for t in own if (s := stats.find(t)) is not None and not s.empty]
+        if sketches:
+            problems.append(Problem(group, distribution(sketches)))
+        else:
+            notes.append(f"{group_name(model.graph, group)}: nothing was observed, the range stays")
+    return problems, tuple(notes)
+
+
+def input_of(graph: Graph, t: int) -> int | None:
+    """The model input whose values a tensor holds: itself, or what a QUANTIZE makes of it; None for other tensors."""
+    if t in graph.inputs:
+        return t
+    node = graph.nodes[graph.producer[t]] if t in graph.producer else None
+    return node.inputs[0] if node is not None and node.op == "QUANTIZE" and node.inputs[0] in graph.inputs else None
+
+
+def _domain(graph: Graph, stats: Statistics, t: int, source: int, notes: list[str]) -> tuple[float, float]:
+    where = f"input {graph.key(source)!r}"
+    if source in stats.domains:
+        domain = stats.domains[source]
+        notes.append(f"{where}: range [{domain.low:g}, {domain.high:g}], {domain.words}")
+        return domain.low, domain.high
+    (low, high), seen = ends_of(graph.tensors[t]), stats.tensors[source]
+    slack = (high - low) / 256
+    if seen.min < low - slack or seen.max > high + slack:
+        notes.append(f"{where}: data in [{seen.min:g}, {seen.max:g}] leave the file's range [{low:g}, {high:g}]")
+        return min(low, seen.min), max(high, seen.max)
+    return low, high
+
+
+def _is_copy(graph: Graph, t: int, group: Sequence[int]) -> bool:
+    node = graph.nodes[graph.producer[t]] if t in graph.producer else None
+    return node is not None and node.op in (*COPIES, *CONVERSIONS) and node.inputs[0] in group
+
+
+def ranked(model: Model, problems: Sequence[Problem], names: Sequence[str | Strategy]) -> list[Ranges]:
+    """Each strategy's ranges; 16-bit tensors are searched as such."""
+    wide = [p for p in problems if model.graph.tensors[p.group[0]].type == "int16"]
+    narrow = [p for p in problems if p not in wide]
+    both = zip(rank(model, narrow, names, INT8), rank(model, wide, names, INT16X8), strict=True)
+    return [Ranges({**a, **b}, a.strategy) for a, b in both]
+
+
+def borrowed(model: Model, own: Statistics, original: Model, theirs: Statistics) -> Statistics:
+    """`own` with the sketches of the original's tensors in place of those of equal name and shape."""
+    names = {(t.name, t.shape): t.index for t in original.graph.tensors if original.graph.key(t.index) == t.name}
+    found = {t: names.get((model.graph.tensors[t].name, model.graph.tensors[t].shape)) for t in own.tensors}
+    taken = {t: s for t, o in found.items() if o is not None and (s := theirs.find(o)) is not None}
+    return replace(own, tensors={**own.tensors, **taken})
+
+
+# ---------------------------------------------------------------- what it gains
+
+
+def measured(graph: Graph, made: Model, problems: Sequence[Problem]) -> Changes:
+    """The report of a requantized model with what the observed values say of each new range."""
+    report: Changes = made.report
+    values = {group_name(graph, p.group): p for p in problems if p.values is not None}
+    rows = (_gain(graph, made.graph, values[r.tensor], r) if r.tensor in values else r for r in report.ranges)
+    return replace(report, ranges=tuple(rows))
+
+
+def _gain(graph: Graph, made: Graph, problem: Problem, row: RangeRow) -> RangeRow:
+    d, (old, new) = problem.values, (g.tensors[problem.group[0]].qparams for g in (graph, made))
+    assert d is not None and old is not None and new is not None
+    pairs = [(float(np.ravel(q.scale)[0]), int(np.ravel(q.zero_point)[0])) for q in (old, new)]
+    before, after = losses(mesh(d), pairs, row.type, (2.0,))[0]
+    tiny = np.finfo(np.float64).tiny
+    gain = float(10 * np.log10(max(before, tiny) / max(after, tiny)))
+    return replace(row, clipped_before=clipped(d, row.old), clipped=clipped(d, row.new), gain_db=gain)
+
+
+def clipped(d: Distribution, ends: tuple[float, float]) -> float:
+    """The share of a distribution's elements outside a range; elements of an interval count as spread evenly over it."""
+    width = d.upper - d.lower
+    with np.errstate(divide="ignore", invalid="ignore"):
+        below = np.where(width > 0, np.clip((ends[0] - d.lower) / width, 0, 1), d.lower < ends[0])
+        above = np.where(width > 0, np.clip((d.upper - ends[1]) / width, 0, 1), d.upper > ends[1])
+    return float(((below + above) * d.weight).sum() / max(d.total, 1.0))
+
+
+def channel_ratios(graph: Graph) -> dict[int, float]:
+    """node index -> the largest |weight| of a layer over that of its smallest output channel, where one scale serves all channels.
+
+    Channels of zeros alone do not count: the ratio is at most 127 for int8.
+    """
+    found = {}
+    for node in graph.nodes:
+        op = record(node)
+        if op is None or op.rule.weights is None or op.rule.weight_axis is None or op.rule.weights >= len(node.inputs):
+            continue
+        w = graph.tensors[node.inputs[op.rule.weights]]
+        if w.data is not None and w.qparams is not None and not w.qparams.per_channel:
+            rows = np.moveaxis(w.data.astype(np.int64) - int(np.ravel(w.qparams.zero_point)[0]), op.rule.weight_axis, 0)
+            peak = np.abs(rows.reshape(len(rows), -1)).max(1, initial=0)
+            peak = peak[peak > 0]
+            found[node.index] = float(peak.max() / peak.min()) if peak.size else 1.0
+    return found
