@@ -35,8 +35,8 @@ def problems_of(model: Model, plan: Relayout, stats: Statistics, input_range: An
             known = given.get(source) or _domain(model.graph, stats, group[0], source, notes)
             problems.append(Problem(group, None, known))
             continue
-        own = [t for t in group if not _is_copy(model.graph, t, group)]
-        sketches = [s for t in own if (s := stats.find(t)) is not None and not s.empty]
+        own = (stats.find(t) for t in group if not _is_copy(model.graph, t, group))
+        sketches = [sketch for sketch in own if sketch is not None and not sketch.empty]
         if sketches:
             problems.append(Problem(group, distribution(sketches)))
         else:

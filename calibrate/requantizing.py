@@ -34,7 +34,7 @@ from .statistics import Statistics, add_fingerprints, sample_hash
 from .strategies import Strategy, candidates
 from .trials import Bench, scores
 
-LEAST_GAIN = 0.02  # of the noise that the file's weights and ranges make together: less is not worth a new file
+LEAST_GAIN = 0.05  # of the noise that the rounding of weights and of activations make together: less is not worth a new file
 ANEW = " of the original"  # suffix of candidates that are quantized from the original, weights and all
 
 
@@ -108,7 +108,7 @@ def improve(
     models whose ranges come from the other four; the file as it is runs beside. Of the strategies `choosing.decide` takes one. It is
     better where the metric of the labels (integer classes or reals, one a sample) rises by more than its standard error; or where it
     does not fall, and the loss to the observed function (KL for classes, else noise relative to the signal) falls by more than its
-    standard error and by at least 2 % of itself and of what the rounding of the file's weights adds to it. All paired. The ranges
+    standard error and by at least 5 % of itself and of what the rounding of the file's weights adds to it. All paired. The ranges
     of the model that is returned come from all samples. original: the float model, observed in place of the file's own real function;
     quantizing it anew, weights and all, is a candidate too. progress: called with the number of samples observed.
 
@@ -307,8 +307,10 @@ class _Compared:
             won, doubt = self._paired(self.scores[chosen] - self.scores[0])
             clear, level = clear or won > doubt, won >= 0
             metric = f", the metric from {abs(self.scores[0].mean()):.4g} to {abs(self.scores[chosen].mean()):.4g}"
-        words = f"{name}: {self._figures(chosen)}{metric}, on {self.losses.shape[1]} samples in parts that its ranges were not made from"
-        return clear and level, f"{'better' if clear and level else 'not better'}: {words}"
+        better = clear and level
+        why = "" if better else "the metric falls: " if not level else _small(gain, error, part)
+        samples = f"on {self.losses.shape[1]} samples, each with ranges made without it"
+        return better, f"{'better' if better else 'not better'}: {why}{name}: {self._figures(chosen)}{metric}, {samples}"
 
     def _figures(self, chosen: int) -> str:
         a, b = (next(iter(score(self.bench.measure, float(self.losses[k].mean())).values())) for k in (0, chosen))
@@ -332,6 +334,12 @@ class _Compared:
     def trials(self, names: Sequence[str]) -> tuple[Trial, ...]:
         metrics = [None] * len(names) if self.scores is None else [float(abs(m)) for m in self.scores.mean(1)]
         return tuple(Trial(n, float(row.mean()), m) for n, row, m in zip(names, self.losses, metrics, strict=True))
+
+
+def _small(gain: float, error: float, part: float) -> str:
+    if gain <= error:
+        return "the change is within its standard error: "
+    return f"the gain is {part:.1%} of the noise that weights and ranges make together, less than {LEAST_GAIN:.0%}: "
 
 
 def _limits(graph: Graph, plan: Relayout) -> tuple[str, ...]:

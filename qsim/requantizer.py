@@ -151,13 +151,13 @@ def _biases(graph: Graph, tensors: list[Tensor]) -> Iterator[_Use]:
         t = graph.tensors[node.inputs[found.bias_at]]
         scale = np.float32(np.ravel(tensors[found.x].qparams.scale)[0])  # type: ignore[union-attr]
         codes, q = quantize_bias(found.bias, scale, np.ravel(found.scales).astype(np.float32), t.type)
-        yield _Use(node.index, found.bias_at, codes.reshape(t.shape), q)
+        yield _Use(node.index, found.bias_at, codes, q)
 
 
 def _with_constant(graph: Graph, tensors: list[Tensor], node: Node, use: _Use) -> Node:
     """The node with a constant's new codes: in place where nothing else reads that constant, else in a copy of it."""
     index = node.inputs[use.position]
-    codes = np.ascontiguousarray(use.codes)
+    codes = np.ascontiguousarray(use.codes).reshape(graph.tensors[index].shape)
     codes.setflags(write=False)
     if len(graph.consumers[index]) == 1 and index not in graph.outputs:
         tensors[index] = tensors[index].but(qparams=use.q, data=codes)
