@@ -53,14 +53,14 @@ def input_of(graph: Graph, t: int) -> int | None:
 
 
 def _domain(graph: Graph, stats: Statistics, t: int, source: int, notes: list[str]) -> tuple[float, float]:
-    where = f"input {graph.key(source)!r}"
+    (low, high), seen, where = ends_of(graph.tensors[t]), stats.tensors[source], f"input {graph.key(source)!r}"
+    slack = (high - low) / 255
     if source in stats.domains:
         domain = stats.domains[source]
-        notes.append(f"{where}: range [{domain.low:g}, {domain.high:g}], {domain.words}")
-        return domain.low, domain.high
-    (low, high), seen = ends_of(graph.tensors[t]), stats.tensors[source]
-    slack = (high - low) / 256
-    if seen.min < low - slack or seen.max > high + slack:
+        if abs(domain.low - low) > slack or abs(domain.high - high) > slack:
+            notes.append(f"{where}: range [{domain.low:g}, {domain.high:g}], {domain.words}")
+            return domain.low, domain.high
+    elif seen.min < low - slack or seen.max > high + slack:
         notes.append(f"{where}: data in [{seen.min:g}, {seen.max:g}] leave the file's range [{low:g}, {high:g}]")
         return min(low, seen.min), max(high, seen.max)
     return low, high

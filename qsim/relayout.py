@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from .control import OPS as CONTROL_OPS
+from .errors import BadRecipe, Unsupported
 from .graph import Graph, Node, Tensor
 from .op import Op
 
@@ -39,14 +40,18 @@ def relayout(graph: Graph, *, only: str | None = None, keep: str | None = None, 
     """What `requantize` may change. only, keep: regular expressions searched in tensor keys: change these alone, leave those alone.
 
     keep_ends: integer inputs and outputs of the model stay as they are. Tensors are bound where an op moves codes unchanged
-    (`Rule.tied`), and where a QUANTIZE only changes their type.
+    (`Rule.tied`), and where a QUANTIZE only changes their type. *Raises*: BadRecipe for a faulty expression; Unsupported where the
+    graph has no activations with codes.
     """
-    why = {t: reason for t, reason in _reasons(graph, keep_ends)}
+    if not any(map(is_activation, graph.tensors)):
+        raise Unsupported("the model has no quantized activations", hint="`qsim quantize` makes one of a float model")
+    matches = [_pattern(p) for p in (only, keep)]
+    why = dict(_reasons(graph, keep_ends))
     hard = _joined(graph, why, _moves(graph))
     kept = _spread(hard, why)
     soft = ((a, b) for a, b in _recoded(graph) if a not in kept and b not in kept)
     groups = _joined(graph, kept, [*_moves(graph), *soft])
-    asked = {t: reason for group in groups for t in group if (reason := _unasked(graph, group, only, keep))}
+    asked = {t: reason for group in groups for t in group if (reason := _unasked(graph, group, *matches))}
     kept.update(asked)
     free = tuple(g for g in groups if g[0] not in kept)
     return Relayout(free, kept, _tied_constants(graph, free))
@@ -109,11 +114,18 @@ def _why_bound(graph: Graph, node: Node, op: Op | None, tensors: Iterable[int]) 
     return ""
 
 
-def _unasked(graph: Graph, group: tuple[int, ...], only: str | None, keep: str | None) -> str:
+def _pattern(text: str | None) -> re.Pattern[str] | None:
+    try:
+        return None if text is None else re.compile(text)
+    except re.error as fault:
+        raise BadRecipe(f"not a regular expression: {fault}", found=text) from None
+
+
+def _unasked(graph: Graph, group: tuple[int, ...], only: re.Pattern[str] | None, keep: re.Pattern[str] | None) -> str:
     keys = [graph.key(t) for t in group]
-    if keep is not None and any(re.search(keep, k) for k in keys):
+    if keep is not None and any(map(keep.search, keys)):
         return "asked to stay"
-    return "" if only is None or any(re.search(only, k) for k in keys) else "not among those asked for"
+    return "" if only is None or any(map(only.search, keys)) else "not among those asked for"
 
 
 # ---------------------------------------------------------------- which go together

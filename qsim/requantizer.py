@@ -13,12 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .assembly import as_type
-from .errors import Unsupported
 from .graph import Graph, Model, Node, QParams, Tensor
 from .ranges import _checked as checked_ranges
 from .ranges import activation_ends
 from .reader import inferred_activation
-from .relayout import Relayout, is_activation, relayout
+from .relayout import Relayout, relayout
 from .report import RepairRow, printable, some
 from .resolve import Move, Resolved, product_of, resolve
 from .snap import dequantize
@@ -69,11 +68,9 @@ def requantize(
     the model stay (otherwise they may change, and the report says so). Bias: s_b = f32(s_x s_w), codes round(b / s_b) of the real
     bias. A scale that breaks a kernel's limit is widened least, or not changed at all; both are listed.
 
-    *Raises*: BadRange naming every faulty range; Unsupported where the model has no activations with codes.
+    *Raises*: BadRange naming every faulty range; otherwise as `relayout`.
     """
     graph = model.graph
-    if not any(is_activation(t) for t in graph.tensors):
-        raise Unsupported("the model has no quantized activations", where=model.path, hint="`qsim quantize` makes one of a float model")
     plan = relayout(graph, only=only, keep=keep, keep_ends=keep_ends)
     solved = resolve(graph, plan, group_ranges(graph, plan, ranges))
     made = _rewritten(graph, plan, solved.parameters)
