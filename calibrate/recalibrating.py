@@ -32,8 +32,7 @@ def problems_of(model: Model, plan: Relayout, stats: Statistics, input_range: An
     for group in plan.groups:
         source = next((s for t in group if (s := input_of(model.graph, t)) is not None), None)
         if source is not None:
-            known = given.get(source) or _domain(model.graph, stats, group[0], source, notes)
-            problems.append(Problem(group, None, known))
+            problems.append(Problem(group, None, _domain(model.graph, stats, group[0], source, given.get(source), notes)))
             continue
         own = (stats.find(t) for t in group if not _is_copy(model.graph, t, group))
         sketches = [sketch for sketch in own if sketch is not None and not sketch.empty]
@@ -52,15 +51,18 @@ def input_of(graph: Graph, t: int) -> int | None:
     return node.inputs[0] if node is not None and node.op == "QUANTIZE" and node.inputs[0] in graph.inputs else None
 
 
-def _domain(graph: Graph, stats: Statistics, t: int, source: int, notes: list[str]) -> tuple[float, float]:
-    (low, high), seen, where = ends_of(graph.tensors[t]), stats.tensors[source], f"input {graph.key(source)!r}"
-    slack = (high - low) / 255
-    if source in stats.domains:
-        domain = stats.domains[source]
-        if abs(domain.low - low) > slack or abs(domain.high - high) > slack:
-            notes.append(f"{where}: range [{domain.low:g}, {domain.high:g}], {domain.words}")
-            return domain.low, domain.high
-    elif seen.min < low - slack or seen.max > high + slack:
+def _domain(
+    graph: Graph, stats: Statistics, t: int, source: int, given: tuple[float, float] | None, notes: list[str]
+) -> tuple[float, float]:
+    (low, high), seen, domain = ends_of(graph.tensors[t]), stats.tensors[source], stats.domains.get(source)
+    slack, where = (high - low) / 255, f"input {graph.key(source)!r}"
+    wanted = given or (None if domain is None else (domain.low, domain.high))
+    if wanted is not None:
+        if abs(wanted[0] - low) <= slack and abs(wanted[1] - high) <= slack:
+            return low, high  # what the file has, within a step
+        notes.append(f"{where}: range [{wanted[0]:g}, {wanted[1]:g}], {'as declared' if given or domain is None else domain.words}")
+        return wanted
+    if seen.min < low - slack or seen.max > high + slack:
         notes.append(f"{where}: data in [{seen.min:g}, {seen.max:g}] leave the file's range [{low:g}, {high:g}]")
         return min(low, seen.min), max(high, seen.max)
     return low, high
