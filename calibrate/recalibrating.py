@@ -57,6 +57,8 @@ def _domain(
     (low, high), seen, domain = ends_of(graph.tensors[t]), stats.tensors[source], stats.domains.get(source)
     slack, where = (high - low) / 255, f"input {graph.key(source)!r}"
     wanted = given or (None if domain is None else (domain.low, domain.high))
+    if wanted is not None and graph.tensors[t].type == "int16":  # symmetric
+        wanted = min(wanted[0], -wanted[1]), max(wanted[1], -wanted[0])
     if wanted is not None:
         if abs(wanted[0] - low) <= slack and abs(wanted[1] - high) <= slack:
             return low, high  # what the file has, within a step

@@ -153,11 +153,11 @@ class _State:
 
     def _reach(self, found: Product) -> int:
         """The largest |code - zero point| of a product's input."""
-        q = self.graph.tensors[found.x].qparams
+        g, q = self.plan.group_of.get(found.x, -1), self.graph.tensors[found.x].qparams
         assert q is not None
-        zero = self.zero.get(self.plan.group_of.get(found.x, -1), int(np.ravel(q.zero_point)[0]))
-        first = self.graph.tensors[self.plan.groups[self.plan.group_of[found.x]][0]] if found.x in self.plan.group_of else None
-        low, high = code_range(first.type) if first is not None else (q.low, q.high)
+        zero, (low, high) = int(np.ravel(q.zero_point)[0]), (q.low, q.high)
+        if g in self.zero:
+            zero, (low, high) = self.zero[g], code_range(self.graph.tensors[self.plan.groups[g][0]].type)
         return max(high - zero, zero - low)
 
     def _bias_needs(self, node: Node, operands: Operands) -> Iterator[Need]:

@@ -102,6 +102,17 @@ def test_an_activation_that_the_range_carried_becomes_a_fused_one():
     assert np.array_equal(made.function("float").batch(x)[0], np.clip(2 * x, 0, 6))
 
 
+def test_what_was_quantized_from_good_ranges_is_quantized_alike_again():
+    source, rng = small.float_net(), np.random.default_rng(3)
+    given = {source.graph.key(t): (-2.0, 3.0) for g in layout(source).groups for t in g}
+    model = read_back(quantize(source, given, io="int8"))
+    again = quantize(dequantize(model), given, io="int8")
+    for a, b in zip(model.graph.tensors, again.graph.tensors, strict=True):
+        assert (a.name, a.type, a.qparams) == (b.name, b.type, b.qparams) and (a.data is None or np.array_equal(a.data, b.data))
+    x = reals(model, rng)[0]
+    assert np.array_equal(*(m.function("integer").batch(x)[0] for m in (model, again)))
+
+
 def test_a_float_model_stays_what_it_is():
     net = Net()
     model = read_back(net.model(net.one("TANH", net.input(1, 4))))
