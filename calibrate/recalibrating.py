@@ -32,7 +32,8 @@ def problems_of(model: Model, plan: Relayout, stats: Statistics, input_range: An
     for group in plan.groups:
         source = next((s for t in group if (s := input_of(model.graph, t)) is not None), None)
         if source is not None:
-            problems.append(Problem(group, None, _domain(model.graph, stats, group[0], source, given.get(source), notes)))
+            known = _domain(model.graph, stats, group[0], source, given.get(source), notes)
+            problems += [] if known is None else [Problem(group, None, known)]
             continue
         own = (stats.find(t) for t in group if not _is_copy(model.graph, t, group))
         sketches = [sketch for sketch in own if sketch is not None and not sketch.empty]
@@ -53,7 +54,8 @@ def input_of(graph: Graph, t: int) -> int | None:
 
 def _domain(
     graph: Graph, stats: Statistics, t: int, source: int, given: tuple[float, float] | None, notes: list[str]
-) -> tuple[float, float]:
+) -> tuple[float, float] | None:
+    """The new range of what holds a model input; None where the file's serves, within a step."""
     (low, high), seen, domain = ends_of(graph.tensors[t]), stats.tensors[source], stats.domains.get(source)
     slack, where = (high - low) / 255, f"input {graph.key(source)!r}"
     wanted = given or (None if domain is None else (domain.low, domain.high))
@@ -61,13 +63,13 @@ def _domain(
         wanted = min(wanted[0], -wanted[1]), max(wanted[1], -wanted[0])
     if wanted is not None:
         if abs(wanted[0] - low) <= slack and abs(wanted[1] - high) <= slack:
-            return low, high  # what the file has, within a step
+            return None
         notes.append(f"{where}: range [{wanted[0]:g}, {wanted[1]:g}], {'as declared' if given or domain is None else domain.words}")
         return wanted
     if seen.min < low - slack or seen.max > high + slack:
         notes.append(f"{where}: data in [{seen.min:g}, {seen.max:g}] leave the file's range [{low:g}, {high:g}]")
         return min(low, seen.min), max(high, seen.max)
-    return low, high
+    return None
 
 
 def _is_copy(graph: Graph, t: int, group: Sequence[int]) -> bool:
@@ -109,15 +111,19 @@ def _gain(graph: Graph, made: Graph, problem: Problem, row: RangeRow) -> RangeRo
     before, after = losses(mesh(d), pairs, row.type, (2.0,))[0]
     tiny = np.finfo(np.float64).tiny
     gain = float(10 * np.log10(max(before, tiny) / max(after, tiny)))
-    return replace(row, clipped_before=clipped(d, row.old), clipped=clipped(d, row.new), gain_db=gain)
+    shares = [clipped(d, ends, scale / 2) for ends, (scale, _) in zip((row.old, row.new), pairs, strict=True)]
+    return replace(row, clipped_before=shares[0], clipped=shares[1], gain_db=gain)
 
 
-def clipped(d: Distribution, ends: tuple[float, float]) -> float:
-    """The share of a distribution's elements outside a range; elements of an interval count as spread evenly over it."""
-    width = d.upper - d.lower
+def clipped(d: Distribution, ends: tuple[float, float], slack: float = 0.0) -> float:
+    """The share of a distribution's elements outside a range by more than `slack` (half a step: they are not only rounded).
+
+    Elements of an interval count as spread evenly over it.
+    """
+    width, low, high = d.upper - d.lower, ends[0] - slack, ends[1] + slack
     with np.errstate(divide="ignore", invalid="ignore"):
-        below = np.where(width > 0, np.clip((ends[0] - d.lower) / width, 0, 1), d.lower < ends[0])
-        above = np.where(width > 0, np.clip((d.upper - ends[1]) / width, 0, 1), d.upper > ends[1])
+        below = np.where(width > 0, np.clip((low - d.lower) / width, 0, 1), d.lower < low)
+        above = np.where(width > 0, np.clip((d.upper - high) / width, 0, 1), d.upper > high)
     return float(((below + above) * d.weight).sum() / max(d.total, 1.0))
 
 

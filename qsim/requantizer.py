@@ -27,7 +27,9 @@ from .weights import quantize_bias, quantize_constant
 @dataclass(frozen=True)
 class RangeRow:
     """One new range, real units, of the tensors that share it. clipped: share of the observed values outside the old and the new
-    range. gain_db: old expected squared error of storing the observed values over the new one, dB; None where nothing was observed."""
+    range by more than half a step. gain_db: expected squared error of storing the observed values, old over new, dB. None where nothing
+    was observed.
+    """
 
     tensor: str
     type: str
@@ -185,7 +187,7 @@ def _report(graph: Graph, made: Graph, plan: Relayout, solved: Resolved, ranges:
     kept = {**plan.kept, **{t: why for g, why in solved.given_up.items() for t in plan.groups[g]}}
     repairs = tuple(_repair(graph, plan, m) for m in solved.moves)
     reasons = tuple((graph.key(t), why) for t, why in sorted(kept.items()))
-    return Changes(tuple(rows), reasons, repairs, tuple(_notes(graph, plan, solved, ranges)))
+    return Changes(tuple(rows), reasons, repairs, tuple(_notes(graph, made, plan, solved, ranges)))
 
 
 def ends_of(t: Tensor) -> tuple[float, float]:
@@ -203,12 +205,12 @@ def _repair(graph: Graph, plan: Relayout, move: Move) -> RepairRow:
     return RepairRow(group_name(graph, plan.groups[move.group]), move.before, move.after, place, move.reason)
 
 
-def _notes(graph: Graph, plan: Relayout, solved: Resolved, ranges: Mapping[Any, Any]) -> Iterator[str]:
+def _notes(graph: Graph, made: Graph, plan: Relayout, solved: Resolved, ranges: Mapping[Any, Any]) -> Iterator[str]:
     for g, reason in solved.given_up.items():
         yield f"{group_name(graph, plan.groups[g])} keeps its range: {reason}"
     for node, reason in solved.unmet:
         yield f"op {node} {graph.nodes[node].op}: {reason}; not repaired, the builtin kernel runs"
-    ends = [t for t in (*graph.inputs, *graph.outputs) if t in plan.group_of and plan.group_of[t] in solved.parameters]
+    ends = [t for t in (*graph.inputs, *graph.outputs) if graph.tensors[t].qparams != made.tensors[t].qparams]
     if ends:
         yield f"the model's own inputs or outputs have other parameters now: {some([graph.key(t) for t in ends])}"
     unused = [graph.key(t) for k in ranges if (t := graph.find(k)) not in plan.group_of]
