@@ -82,6 +82,7 @@ def requantize(
 def group_ranges(graph: Graph, plan: Relayout, ranges: Mapping[Any, Any]) -> dict[int, tuple[float, float]]:
     """position of a group -> its new range: the hull of its members' given ranges and of the constants tied to it, with 0.
 
+    A range that the file has already, within a thousandth of a step, is left out.
     *Raises*: BadRange naming all faults at once.
     """
     ends: dict[int, list[tuple[float, float]]] = {}
@@ -90,7 +91,13 @@ def group_ranges(graph: Graph, plan: Relayout, ranges: Mapping[Any, Any]) -> dic
             ends.setdefault(plan.group_of[t], []).append(_cut(graph, t, given))
     for g in ends:
         ends[g] += [_constant_ends(graph, use) for use in plan.tied_constants.get(g, ())]
-    return {g: (min(0.0, *(e[0] for e in found)), max(0.0, *(e[1] for e in found))) for g, found in sorted(ends.items())}
+    hulls = {g: (min(0.0, *(e[0] for e in found)), max(0.0, *(e[1] for e in found))) for g, found in sorted(ends.items())}
+    return {g: hull for g, hull in hulls.items() if not _is_own(graph.tensors[plan.groups[g][0]], hull)}
+
+
+def _is_own(t: Tensor, ends: tuple[float, float]) -> bool:
+    slack = 1e-3 * float(np.ravel(t.qparams.scale)[0])  # type: ignore[union-attr]
+    return all(abs(a - b) <= slack for a, b in zip(ends, ends_of(t), strict=True))
 
 
 def _cut(graph: Graph, tensor: int, ends: tuple[float, float]) -> tuple[float, float]:

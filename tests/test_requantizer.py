@@ -158,6 +158,15 @@ def test_a_limit_widens_least_or_gives_the_range_up():
     assert np.abs(bias.data.astype(np.int64)).max() > 2**30 and dequantize(bias.data, bias.qparams)[0] == pytest.approx(64)
 
 
+@pytest.mark.models
+def test_the_ranges_that_a_file_has_change_nothing(models_dir):
+    for path in sorted((models_dir / "nets").glob("*int8.tflite")):
+        model = qsim.load(path)
+        own = {t.index: tuple(float(e[0]) for e in t.qparams.real_range()) for t in model.graph.tensors if is_activation(t)}
+        made = requantize(model, {t: own[t] for g in relayout(model.graph).groups for t in g})
+        assert not made.report.ranges and to_bytes(made) == model.source.data, path.name
+
+
 @pytest.mark.exact
 @pytest.mark.parametrize("seed", range(5))
 def test_random_nets_stay_legal_and_litert_equals_them(seed, oracle, record_property):
