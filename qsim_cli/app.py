@@ -22,6 +22,7 @@ VERBS = {
     "run": "Run a model on the arrays of an .npz: float, fake-quantized, or with the integers the device computes.",
     "calibrate": "Choose ranges for a float model from data, and write them as JSON, CSV or into the model.",
     "quantize": "Turn a float model into an int8 one, from data or from ranges.",
+    "requantize": "A better file from one that is quantized already: new ranges from data, or the float model it stands for.",
     "eval": "Accuracy of a model on labelled data, and agreement with another model; speed and memory beside.",
     "certify": "Compare every tensor of a model with the installed LiteRT, element by element; writes a certificate.",
     "diff": "What changed between two models: ops, tensors, ranges, constants, signatures, metadata.",
