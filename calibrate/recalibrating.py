@@ -11,15 +11,13 @@ import numpy as np
 from qsim.graph import Graph, Model
 from qsim.relayout import CONVERSIONS, Relayout, record
 from qsim.requantizer import Changes, RangeRow, ends_of, group_name
-from qsim.scheme import INT8, INT16X8
 
 from .distribution import Distribution, distribution
 from .feeding import declared
 from .folding import COPIES
-from .ranging import Problem, Ranges, rank
+from .ranging import Problem
 from .rounding import losses, mesh
 from .statistics import Statistics
-from .strategies import Strategy
 
 
 def problems_of(model: Model, plan: Relayout, stats: Statistics, input_range: Any = None) -> tuple[list[Problem], tuple[str, ...]]:
@@ -30,15 +28,16 @@ def problems_of(model: Model, plan: Relayout, stats: Statistics, input_range: An
     """
     given, notes, problems = declared(model, input_range), list[str](), list[Problem]()
     for group in plan.groups:
+        kind = model.graph.tensors[group[0]].type
         source = next((s for t in group if (s := input_of(model.graph, t)) is not None), None)
         if source is not None:
             known = _domain(model.graph, stats, group[0], source, given.get(source), notes)
-            problems += [] if known is None else [Problem(group, None, known)]
+            problems += [] if known is None else [Problem(group, None, known, kind)]
             continue
         own = (stats.find(t) for t in group if not _is_copy(model.graph, t, group))
         sketches = [sketch for sketch in own if sketch is not None and not sketch.empty]
         if sketches:
-            problems.append(Problem(group, distribution(sketches)))
+            problems.append(Problem(group, distribution(sketches), type=kind))
         else:
             notes.append(f"{group_name(model.graph, group)}: nothing was observed, the range stays")
     return problems, tuple(notes)
@@ -75,14 +74,6 @@ def _domain(
 def _is_copy(graph: Graph, t: int, group: Sequence[int]) -> bool:
     node = graph.nodes[graph.producer[t]] if t in graph.producer else None
     return node is not None and node.op in (*COPIES, *CONVERSIONS) and node.inputs[0] in group
-
-
-def ranked(model: Model, problems: Sequence[Problem], names: Sequence[str | Strategy]) -> list[Ranges]:
-    """Each strategy's ranges; 16-bit tensors are searched as such."""
-    wide = [p for p in problems if model.graph.tensors[p.group[0]].type == "int16"]
-    narrow = [p for p in problems if p not in wide]
-    both = zip(rank(model, narrow, names, INT8), rank(model, wide, names, INT16X8), strict=True)
-    return [Ranges({**a, **b}, a.strategy) for a, b in both]
 
 
 def borrowed(model: Model, own: Statistics, original: Model, theirs: Statistics) -> Statistics:

@@ -28,8 +28,8 @@ from .choosing import _Repeatable as Repeatable
 from .choosing import _score as score
 from .feeding import Batch
 from .observer import observe_fed
-from .ranging import several
-from .recalibrating import borrowed, channel_ratios, measured, problems_of, ranked
+from .ranging import rank, several
+from .recalibrating import borrowed, channel_ratios, measured, problems_of
 from .statistics import Statistics, add_fingerprints, sample_hash
 from .strategies import Strategy, candidates
 from .trials import Bench, scores
@@ -219,7 +219,7 @@ class _Makers:
         return problems_of(self.model, self.plan, stats, self.asked.input_range)
 
     def __call__(self, seen: _Seen) -> list[Model]:
-        ranges = ranked(self.model, self.problems(seen)[0], self.strategies)
+        ranges = rank(self.model, self.problems(seen)[0], self.strategies)
         asked = self.asked
         made = [requantize(self.model, r, only=asked.only, keep=asked.keep, keep_ends=asked.keep_ends) for r in ranges]
         if self.anew is None or self.original is None or seen.theirs is None:
@@ -229,13 +229,13 @@ class _Makers:
         return [*made, *(quantize(self.original, r, scheme, io=io) for r in found)]
 
 
-def _scheme_of(graph: Graph) -> tuple[Scheme, str] | None:
-    """The scheme that a file's activations are of, and the type of its inputs and outputs; None where there is no such scheme."""
+def _scheme_of(graph: Graph) -> tuple[Scheme, tuple[str, str]] | None:
+    """The scheme that a file's activations are of, and the types of its inputs and outputs; None where there is no such scheme."""
     kinds = Counter(graph.tensors[t].type for n in graph.nodes for t in n.outputs if graph.tensors[t].qparams is not None)
     schemes = {"int8": INT8, "uint8": UINT8, "int16": INT16X8}
-    ends = {graph.tensors[t].type for t in (*graph.inputs, *graph.outputs)}
+    sides = [{graph.tensors[t].type for t in side} for side in (graph.inputs, graph.outputs)]
     known = [k for k, _ in kinds.most_common() if k in schemes]
-    return (schemes[known[0]], ends.pop()) if known and len(ends) == 1 else None
+    return (schemes[known[0]], (sides[0].pop(), sides[1].pop())) if known and [len(s) for s in sides] == [1, 1] else None
 
 
 # ---------------------------------------------------------------- the decision

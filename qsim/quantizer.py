@@ -12,7 +12,7 @@ from .blockwise import renumbered
 from .errors import BadRecipe, Unsupported
 from .graph import Graph, Model, Node, Tensor
 from .layout import HARMLESS, Layout, Variable, for_target, layout, record
-from .ranges import GroupRange, group_ranges
+from .ranges import GroupRange, dictated_ends, group_ranges
 from .recipe import Recipe, Schemes, schemes_of
 from .report import AS_IT_WAS, GuardRow, OpRow, RepairRow, Report, TensorRow, some
 from .scheme import INT8, INT8W4, INT16X8, UINT8, Scheme
@@ -61,6 +61,8 @@ def quantize(
         except Conflict as conflict:
             node, reason = conflict.args
             excluded[node] = reason
+            dictated = {t: dictated_ends(plan, t) for t in source.made.graph.nodes[node].outputs if t in plan.fixed}
+            ranges = {**dictated, **ranges}
             continue
         made = _finish(source, _Job(plan, given, solution, _name_of(scheme), border), ranges)
         return _strict(made, target) if strict else made

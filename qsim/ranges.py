@@ -110,7 +110,7 @@ def _hull(graph: Graph, plan: Layout, index: int, given: Mapping[int, tuple[floa
             if ends[-1] != given[t]:
                 notes.append("cut to the activation's range")
         elif t in plan.fixed:
-            ends.append(_dictated_ends(plan, t))
+            ends.append(dictated_ends(plan, t))
     for t in plan.tied_constants.get(index, ()):
         ends.append((float(plan.values[t].min(initial=0.0)), float(plan.values[t].max(initial=0.0))))
     low, high = min((e[0] for e in ends), default=0.0), max((e[1] for e in ends), default=0.0)
@@ -119,7 +119,8 @@ def _hull(graph: Graph, plan: Layout, index: int, given: Mapping[int, tuple[floa
     return GroupRange(min(low, 0.0), max(high, 0.0), ", ".join(dict.fromkeys(notes)))
 
 
-def _dictated_ends(plan: Layout, t: int) -> tuple[float, float]:
+def dictated_ends(plan: Layout, t: int) -> tuple[float, float]:
+    """The real range of an output whose op dictates its parameters."""
     (scale, zero), (low, high) = plan.fixed[t], code_range(plan.native[t])
     return scale * (low - zero), scale * (high - zero)
 
