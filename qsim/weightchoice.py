@@ -43,22 +43,27 @@ def choose(graph: Graph, node: Node, scheme: Scheme, values: Values, store: Stor
 
     if node.op in CONTROL_OPS or node.op not in REGISTRY:
         return "it runs other graphs" if node.op in CONTROL_OPS else f"{node.op} is not known"
-    if node.outputs and all(t in values for t in node.outputs):
+    if node.outputs and not _depends_on_data(graph, node, values):
         return "its result does not depend on data"
     if scheme.weight == "float16":
-        return _halves(graph, node, values)
+        return _halves(graph, node, scheme, values)
     if scheme.block:
         return _by_blocks(graph, node, scheme, values, store)
     return (_dequantized if scheme.runtime == "dequantize" else _hybrid)(graph, node, scheme, values, store)
 
 
+def _depends_on_data(graph: Graph, node: Node, values: Values) -> bool:
+    known = all(t in values or graph.tensors[t].is_constant for t in node.inputs if t >= 0)
+    return not (known or all(t in values for t in node.outputs))
+
+
 # ---------------------------------------------------------------- float16
 
 
-def _halves(graph: Graph, node: Node, values: Values) -> Choice | str:
+def _halves(graph: Graph, node: Node, scheme: Scheme, values: Values) -> Choice | str:
     """Every float32 constant of the op, as TF's converter does it, but single numbers, which would only grow."""
-    how = Storage("float16")
-    found = [p for p in _constants(node, values) if values[node.inputs[p]].size > 1 and not _from_half(graph, node.inputs[p])]
+    how, least = Storage("float16"), max(scheme.smallest, 2)
+    found = [p for p in _constants(node, values) if values[node.inputs[p]].size >= least and not _from_half(graph, node.inputs[p])]
     reasons = {p: why_not(values[node.inputs[p]], how) for p in found}
     refused = "; ".join(f"{graph.key(node.inputs[p])!r}: {why}" for p, why in reasons.items() if why)
     kept = {p: how for p in found if not reasons[p]}
@@ -104,7 +109,7 @@ def _weights(node: Node, kind: str) -> tuple[int, ...]:
 
 def _is_table(op: Op, node: Node) -> bool:
     """Whether the op moves elements of one input, as GATHER does."""
-    return op.rule.tied and len(op.rule.data_inputs(node)) == 1
+    return op.rule.tied and len(op.rule.data_inputs(node)) == len(node.outputs) == 1
 
 
 def _no_weights(node: Node, values: Values, kind: str = "int8") -> str:
@@ -236,7 +241,8 @@ def _by_blocks(graph: Graph, node: Node, scheme: Scheme, values: Values, store: 
     """4-bit weights with scales by blocks of columns. A fused activation becomes an op of its own: builtin leaves it out."""
     op, p = record(node), record(node).rule.weights
     if not op.blockwise or p is None:
-        return "no kernel takes weights with scales by blocks" if _weights(node, "int8") else "it has no weights"
+        found = any(node.inputs[w] in values for w in _weights(node, "int8") if w < len(node.inputs))
+        return "no kernel takes weights with scales by blocks" if found else "it has no weights"
     if node.inputs[p] not in values:
         return "its weights are computed, not constant"
     kept = {p: Storage(scheme.weight, None, scheme.rounding, scheme.block)}

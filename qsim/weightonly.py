@@ -18,6 +18,7 @@ from .storage import Storage, Stored, stored
 from .weightchoice import Choice, Store, Values, choose
 
 FLOAT = "float32"
+NO_BLOCKS = "LiteRT's reference kernels (BUILTIN_REF) do not read scales by blocks: what they compute of this file is wrong"
 PER_CHANNEL = 5  # version of a DEQUANTIZE that reads a scale per channel
 
 
@@ -62,7 +63,8 @@ def store_weights(model: Model, scheme: Scheme) -> Model:
               kept.get(n.index, "")) for n in model.graph.nodes
     )  # fmt: skip
     signatures = tuple(_moved(s, moved) for s in model.signatures)
-    report = Report(scheme.name, FLOAT, rows, ())
+    notes = (NO_BLOCKS,) if any(t.blocks is not None for t in graph.tensors) else ()
+    report = Report(scheme.name, FLOAT, rows, (), notes=notes)
     return model.but(graphs=(renumbered(graph, moved), *model.graphs[1:]), signatures=signatures, report=report)
 
 
