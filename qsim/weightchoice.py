@@ -93,7 +93,7 @@ def _dequantized(graph: Graph, node: Node, scheme: Scheme, values: Values, store
     if node.op.startswith("CUSTOM:"):
         return "LiteRT wants the weights of this op constant"
     kept = {p: _storage(node, p, scheme, values, scheme.per_channel) for p in positions}
-    return _too_small(node, kept, scheme, values) or _refused(node, kept, values) or Choice(node, kept, behind=True)
+    return _why_not(node, kept, scheme, values) or Choice(node, kept, behind=True)
 
 
 def _weights(node: Node, kind: str) -> tuple[int, ...]:
@@ -136,12 +136,11 @@ def _channel_axis(op: Op, node: Node, rank: int) -> int | None:
     return None if _is_table(op, node) or rank < 2 else 0
 
 
-def _too_small(node: Node, kept: Mapping[int, Storage], scheme: Scheme, values: Values) -> str | None:
+def _why_not(node: Node, kept: Mapping[int, Storage], scheme: Scheme, values: Values) -> str | None:
+    """Why weights stay for what they are: too few, or numbers that cannot be stored so."""
     most = max(values[node.inputs[p]].size for p in kept)
-    return f"its weights have {most} elements, fewer than {scheme.smallest}" if most < scheme.smallest else None
-
-
-def _refused(node: Node, kept: Mapping[int, Storage], values: Values) -> str | None:
+    if most < scheme.smallest:
+        return f"its weights have {most} elements, fewer than {scheme.smallest}"
     found = [why for p, how in kept.items() if (why := why_not(values[node.inputs[p]], how))]
     return f"its weights: {found[0]}" if found else None
 
@@ -169,7 +168,7 @@ def _hybrid_with(graph: Graph, node: Node, scheme: Scheme, values: Values, store
         return _no_weights(node, values, scheme.weight)
     kept = {p: _storage(node, p, scheme, values, per_channel) for p in positions}
     found = Choice(_asymmetric(_stamped(node, scheme.weight)), kept | _widened(graph, node, kept, values))
-    why = _too_small(node, kept, scheme, values) or _refused(node, kept, values) or _misread(node, values)
+    why = _why_not(node, kept, scheme, values) or _misread(graph, node, values)
     return why or _no_kernel(graph, found, values, store, FLAVOURS) or found
 
 
@@ -181,8 +180,7 @@ def _moved(graph: Graph, node: Node, scheme: Scheme, values: Values, store: Stor
     kept = {p: _storage(node, p, scheme, values, False) for p in positions}
     version = max(record(node).rule.versions.get(scheme.weight, node.version), node.version)
     found = Choice(node.but(version=version), kept, then="DEQUANTIZE")
-    why = _too_small(node, kept, scheme, values) or _refused(node, kept, values)
-    return why or _no_kernel(graph, found, values, store, FLAVOURS) or found
+    return _why_not(node, kept, scheme, values) or _no_kernel(graph, found, values, store, FLAVOURS) or found
 
 
 def _widened(graph: Graph, node: Node, kept: Mapping[int, Storage], values: Values) -> dict[int, Storage]:
@@ -202,11 +200,16 @@ def _asymmetric(node: Node) -> Node:
     return node.but(options=node.options.but(**{wanted: True})) if wanted in node.options else node
 
 
-def _misread(node: Node, values: Values) -> str | None:
-    """BATCH_MATMUL of LiteRT reads the scales and sums of other matrices where weights of several leading axes have more than one."""
-    if node.op == "BATCH_MATMUL" and sum(n > 1 for n in values[node.inputs[1]].shape[:-2]) > 1:
-        return "LiteRT's kernels mix up the matrices of weights with several leading axes"
-    return None
+def _misread(graph: Graph, node: Node, values: Values) -> str | None:
+    """Where there are several leading axes, BATCH_MATMUL of LiteRT reads the scales and sums of other matrices. It takes the last of
+    them for rows where the weights have 1 there."""
+    if node.op != "BATCH_MATMUL":
+        return None
+    x, w = graph.tensors[node.inputs[0]].shape[:-2], values[node.inputs[1]].shape[:-2]
+    if x and w and w[-1] == 1 and not node.options.get("adj_x", False):
+        x, w = x[:-1], w[:-1]
+    mixed = sum(n > 1 for n in np.broadcast_shapes(x, w)) > 1
+    return "LiteRT's kernels mix up the matrices of several leading axes" if mixed else None
 
 
 def _no_kernel(graph: Graph, found: Choice, values: Values, store: Store, flavours: Sequence[str]) -> str | None:
@@ -241,8 +244,8 @@ def _by_blocks(graph: Graph, node: Node, scheme: Scheme, values: Values, store: 
     """4-bit weights with scales by blocks of columns. A fused activation becomes an op of its own: builtin leaves it out."""
     op, p = record(node), record(node).rule.weights
     if not op.blockwise or p is None:
-        found = any(node.inputs[w] in values for w in _weights(node, "int8") if w < len(node.inputs))
-        return "no kernel takes weights with scales by blocks" if found else "it has no weights"
+        constant = any(node.inputs[w] in values for w in _weights(node, "int8") if w < len(node.inputs))
+        return "no kernel takes weights with scales by blocks" if constant else "it has no weights"
     if node.inputs[p] not in values:
         return "its weights are computed, not constant"
     kept = {p: Storage(scheme.weight, None, scheme.rounding, scheme.block)}
@@ -251,5 +254,4 @@ def _by_blocks(graph: Graph, node: Node, scheme: Scheme, values: Values, store: 
         return f"no kernel with the activation {act}"
     bare = _stamped(node, f"{scheme.weight} by blocks").but(options=node.options.but(fused_activation_function="NONE"))
     found = Choice(bare, kept | _widened(graph, node, kept, values), then="" if act == "NONE" else act)
-    why = _too_small(node, kept, scheme, values) or _refused(node, kept, values)
-    return why or _no_kernel(graph, found, values, store, BLOCK_FLAVOURS) or found
+    return _why_not(node, kept, scheme, values) or _no_kernel(graph, found, values, store, BLOCK_FLAVOURS) or found

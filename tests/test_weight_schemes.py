@@ -253,10 +253,10 @@ def table(op: str, kind: str = "int32") -> Model:
     return net.model(net.op(op, [rows, ids], (5, 32), **({"axis": 0, "batch_dims": 0} if op == "GATHER" else {})))
 
 
-def matmul(adj_y: bool, *leading: int) -> Model:
+def matmul(adj_y: bool, leading: tuple[int, ...], of_weights: tuple[int, ...] | None = None) -> Model:
     net = Net()
     x = net.input(*leading, 3, 16)
-    w = net.constant(normal(*leading, *((10, 16) if adj_y else (16, 10))))
+    w = net.constant(normal(*(leading if of_weights is None else of_weights), *((10, 16) if adj_y else (16, 10))))
     return net.model(net.op("BATCH_MATMUL", [x, w], (*leading, 3, 10), adj_x=False, adj_y=adj_y, asymmetric_quantize_inputs=False))
 
 
@@ -280,7 +280,8 @@ def dense_model() -> Model:
 
 ONE_OP = {
     "FULLY_CONNECTED": dense_model, "DEPTHWISE_CONV_2D": depthwise, "TRANSPOSE_CONV": transposed,
-    "BATCH_MATMUL": partial(matmul, False, 1), "BATCH_MATMUL transposed": partial(matmul, True, 2),
+    "BATCH_MATMUL": partial(matmul, False, (1,)), "BATCH_MATMUL transposed": partial(matmul, True, (2,)),
+    "BATCH_MATMUL of rows": partial(matmul, False, (2, 3), (2, 1)),
     **{op: partial(table, op) for op in ("GATHER", "GATHER_ND", "EMBEDDING_LOOKUP")},
     "UNIDIRECTIONAL_SEQUENCE_LSTM": lambda: recurrent.float_lstm(recurrent.Form(), 0)[0],
     "LSTM": lambda: recurrent.full_lstm(recurrent.Form(), 0)[0],
@@ -329,8 +330,10 @@ def test_litert_runs_what_it_ran_before_and_stays_close(op, scheme, oracle):
             assert error < {"int8": 0.05, "int4": 0.4, "float16": 0.003}[scheme.weight], flavour
 
 
-def test_matrices_that_litert_mixes_up_stay():
-    assert "mix up" in kept(matmul(False, 2, 2), DYNAMIC8)[0] and kept(matmul(False, 2, 2), WEIGHTS8) == {}
+@pytest.mark.parametrize("of_weights", [(2, 2), ()])
+def test_matrices_that_litert_mixes_up_stay(of_weights):
+    model = matmul(False, (2, 2), of_weights)
+    assert "mix up" in kept(model, DYNAMIC8)[0] and kept(model, WEIGHTS8) == {}
 
 
 @pytest.mark.exact
