@@ -168,7 +168,7 @@ def _hybrid_with(graph: Graph, node: Node, scheme: Scheme, values: Values, store
         return _no_weights(node, values, scheme.weight)
     kept = {p: _storage(node, p, scheme, values, per_channel) for p in positions}
     found = Choice(_asymmetric(_stamped(node, scheme.weight)), kept | _widened(graph, node, kept, values))
-    why = _why_not(node, kept, scheme, values) or _misread(graph, node, values)
+    why = _why_not(node, kept, scheme, values) or _defect(graph, node, values)
     return why or _no_kernel(graph, found, values, store, FLAVOURS) or found
 
 
@@ -200,11 +200,17 @@ def _asymmetric(node: Node) -> Node:
     return node.but(options=node.options.but(**{wanted: True})) if wanted in node.options else node
 
 
-def _misread(graph: Graph, node: Node, values: Values) -> str | None:
+def _defect(graph: Graph, node: Node, values: Values) -> str | None:
+    """Where LiteRT's kernel of float data by int8 weights computes something else than the float kernel."""
+    steps = graph.tensors[node.inputs[0]].shape[:1]
+    if node.op == "BIDIRECTIONAL_SEQUENCE_RNN" and node.options.get("time_major", False) and steps != (1,):
+        return "LiteRT's kernel runs over the sequence as often as it has steps"
+    return _mixed(graph, node, values) if node.op == "BATCH_MATMUL" else None
+
+
+def _mixed(graph: Graph, node: Node, values: Values) -> str | None:
     """Where there are several leading axes, BATCH_MATMUL of LiteRT reads the scales and sums of other matrices. It takes the last of
     them for rows where the weights have 1 there."""
-    if node.op != "BATCH_MATMUL":
-        return None
     x, w = graph.tensors[node.inputs[0]].shape[:-2], values[node.inputs[1]].shape[:-2]
     if x and w and w[-1] == 1 and not node.options.get("adj_x", False):
         x, w = x[:-1], w[:-1]

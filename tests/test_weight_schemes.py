@@ -336,6 +336,11 @@ def test_matrices_that_litert_mixes_up_stay(of_weights):
     assert "mix up" in kept(model, DYNAMIC8)[0] and kept(model, WEIGHTS8) == {}
 
 
+def test_a_sequence_that_litert_repeats_stays():
+    model = recurrent.rnn("BIDIRECTIONAL_SEQUENCE_RNN", recurrent.Form(major=True), 0)[0]
+    assert "as often as it has steps" in kept(model, DYNAMIC8)[0] and kept(model, WEIGHTS8) == {}
+
+
 @pytest.mark.exact
 @schemes
 def test_a_net_is_exact(scheme):
