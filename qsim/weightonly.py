@@ -31,6 +31,12 @@ def with_weights(graph: Graph, schemes: Mapping[int, Scheme]) -> tuple[Graph, Ma
     anew in place, other forms are new tensors behind the old ones, made once each. What nothing reads any more stays, without a node
     (see `assembly.compact`). A node that only made a constant real for others is gone, and has no new index.
     """
+    made, moved, found = _rewritten(graph, schemes)
+    kept = {i: c.refused if isinstance(c, Choice) else c for i, c in found.items()}
+    return made, moved, {i: why for i, why in kept.items() if why}
+
+
+def _rewritten(graph: Graph, schemes: Mapping[int, Scheme]) -> tuple[Graph, dict[int, int], dict[int, Choice | str]]:
     values = known_values(graph)
 
     @functools.cache
@@ -39,9 +45,7 @@ def with_weights(graph: Graph, schemes: Mapping[int, Scheme]) -> tuple[Graph, Ma
 
     found = {i: choose(graph, graph.nodes[i], scheme, values, store) for i, scheme in sorted(schemes.items())}
     choices = {i: c for i, c in found.items() if isinstance(c, Choice)}
-    kept = {i: c.refused if isinstance(c, Choice) else c for i, c in found.items()}
-    made, moved = _Rewrite(graph, choices, values, store).build()
-    return made, moved, {i: why for i, why in kept.items() if why}
+    return *_Rewrite(graph, choices, values, store).build(), found
 
 
 def store_weights(model: Model, scheme: Scheme) -> Model:
@@ -51,21 +55,23 @@ def store_weights(model: Model, scheme: Scheme) -> Model:
     """
     if scheme.activation != FLOAT:
         raise Unsupported(f"scheme {scheme.name!r} is not weight-only", hint="It needs ranges: `qsim.quantize`")
-    graph, _, kept = with_weights(model.graph, {n.index: scheme for n in model.graph.nodes})
-    if len(kept) == len(model.graph.nodes):
-        raise Unsupported(
-            f"no op can store its weights as {scheme.name} asks", where=model.path,
-            found=some([f"op {i} {model.graph.nodes[i].op}: {why}" for i, why in kept.items()]),
-        )  # fmt: skip
+    graph, _, found = _rewritten(model.graph, {n.index: scheme for n in model.graph.nodes})
+    rows = tuple(_row(model.graph, n, found[n.index], scheme) for n in model.graph.nodes)
+    if all(row.stored == AS_IT_WAS for row in rows):
+        reasons = some([f"op {row.index} {row.op}: {row.reason}" for row in rows])
+        raise Unsupported(f"no op can store its weights as {scheme.name} asks", where=model.path, found=reasons)
     graph, moved = compact(graph, model.graph)
-    rows = tuple(
-        OpRow(n.index, n.op, model.graph.key(n.outputs[0]) if n.outputs else "", AS_IT_WAS if n.index in kept else scheme.weight,
-              kept.get(n.index, "")) for n in model.graph.nodes
-    )  # fmt: skip
     signatures = tuple(_moved(s, moved) for s in model.signatures)
     notes = (NO_BLOCKS,) if any(t.blocks is not None for t in graph.tensors) else ()
     report = Report(scheme.name, FLOAT, rows, (), notes=notes)
     return model.but(graphs=(renumbered(graph, moved), *model.graphs[1:]), signatures=signatures, report=report)
+
+
+def _row(graph: Graph, node: Node, found: Choice | str, scheme: Scheme) -> OpRow:
+    output = graph.key(node.outputs[0]) if node.outputs else ""
+    if isinstance(found, Choice):
+        return OpRow(node.index, node.op, output, f"{scheme.weight} weights", found.refused)
+    return OpRow(node.index, node.op, output, AS_IT_WAS, found)
 
 
 def _moved(signature: Mapping, moved: Mapping[int, int]) -> Mapping:
