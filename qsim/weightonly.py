@@ -49,22 +49,23 @@ def _rewritten(graph: Graph, schemes: Mapping[int, Scheme]) -> tuple[Graph, dict
 
 
 def store_weights(model: Model, scheme: Scheme) -> Model:
-    """The model with the weights of every op of its primary graph stored under one weight-only scheme; `.report` lists what stayed.
+    """The model with the weights of every op stored under one weight-only scheme; `.report` lists what stayed, of the primary graph.
 
-    *Raises*: Unsupported for a scheme of integer activations, and where no op of the model can store its weights so.
+    All graphs are treated alike: they may share constants, which would else be in the file in both forms.
+    *Raises*: Unsupported for a scheme of integer activations, and where no op of the primary graph can store its weights so.
     """
     if scheme.activation != FLOAT:
         raise Unsupported(f"scheme {scheme.name!r} is not weight-only", hint="It needs ranges: `qsim.quantize`")
-    graph, _, found = _rewritten(model.graph, {n.index: scheme for n in model.graph.nodes})
-    rows = tuple(_row(model.graph, n, found[n.index], scheme) for n in model.graph.nodes)
+    made = [_rewritten(g, {n.index: scheme for n in g.nodes}) for g in model.graphs]
+    rows = tuple(_row(model.graph, n, made[0][2][n.index], scheme) for n in model.graph.nodes)
     if all(row.stored == AS_IT_WAS for row in rows):
         reasons = some([f"op {row.index} {row.op}: {row.reason}" for row in rows])
         raise Unsupported(f"no op can store its weights as {scheme.name} asks", where=model.path, found=reasons)
-    graph, moved = compact(graph, model.graph)
-    signatures = tuple(_moved(s, moved) for s in model.signatures)
-    notes = (NO_BLOCKS,) if any(t.blocks is not None for t in graph.tensors) else ()
-    report = Report(scheme.name, FLOAT, rows, (), notes=notes)
-    return model.but(graphs=(renumbered(graph, moved), *model.graphs[1:]), signatures=signatures, report=report)
+    graphs, moved = zip(*(compact(found[0], g) for found, g in zip(made, model.graphs, strict=True)), strict=True)
+    signatures = tuple(_moved(s, moved[s.get("graph", 0)]) for s in model.signatures)
+    notes = (NO_BLOCKS,) if any(t.blocks is not None for g in graphs for t in g.tensors) else ()
+    graphs = tuple(renumbered(g, new) for g, new in zip(graphs, moved, strict=True))
+    return model.but(graphs=graphs, signatures=signatures, report=Report(scheme.name, FLOAT, rows, (), notes=notes))
 
 
 def _row(graph: Graph, node: Node, found: Choice | str, scheme: Scheme) -> OpRow:
@@ -75,8 +76,6 @@ def _row(graph: Graph, node: Node, found: Choice | str, scheme: Scheme) -> OpRow
 
 
 def _moved(signature: Mapping, moved: Mapping[int, int]) -> Mapping:
-    if signature.get("graph", 0) != 0:
-        return signature
     return {**signature, **{side: {k: moved[t] for k, t in signature[side].items()} for side in ("inputs", "outputs")}}
 
 

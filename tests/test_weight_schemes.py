@@ -183,6 +183,19 @@ def test_float16_constants_of_the_source_are_taken_over(scheme, oracle):
     assert "already" in kept(half, FLOAT16)[2]
 
 
+@schemes
+def test_graphs_that_share_a_constant_go_on_sharing_it(scheme):
+    net, y = dense(64, 512)
+    graph = net.model(y).graph
+    sides = {"inputs": {"x": graph.inputs[0]}, "outputs": {"y": y}}
+    both = read(to_bytes(Model((graph, graph), tuple({"key": f"k{i}", "graph": i, **sides} for i in (0, 1)))))
+    made = store_weights(both, scheme)
+    size = len(to_bytes(made))
+    assert size < 64 * 512 * {"int8": 1, "int4": 0.5, "float16": 2}[scheme.weight] + 12_000
+    again = read(to_bytes(made)).select("k1")
+    assert named(again, "w").type == scheme.weight and (named(again, "w").blocks is not None) == (scheme.block > 0)
+
+
 def test_blocks_leave_the_activation_to_an_op_of_its_own():
     net, y = dense(act="RELU6")
     made = store_weights(net.model(y), BLOCKWISE4)
