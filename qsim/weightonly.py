@@ -29,7 +29,11 @@ def with_weights(graph: Graph, schemes: Mapping[int, Scheme]) -> tuple[Graph, Ma
     int8, int4: symmetric, per output channel where the kernel takes that, max |w| / qmax for a step, codes from -qmax. float16: every
     float32 constant of more than one number. Tensors keep their indexes: a constant that nothing needs as float32 any more is stored
     anew in place, other forms are new tensors behind the old ones, made once each. What nothing reads any more stays, without a node
-    (see `assembly.compact`). A node that only made a constant real for others is gone, and has no new index.
+    (see `assembly.compact`; `blockwise.renumbered` then puts references to scales by blocks right). A node that only made a constant
+    real for others is gone, and has no new index; new nodes (a DEQUANTIZE, an activation) are those that are no old one's.
+
+    *Domain*: nodes on float32 data; others are among those that stay. *Differs*: TF's converter leaves weights of fewer than 1,024
+    elements (`Scheme.smallest`), and writes integer weights wherever its flags say so; here LiteRT's kernels decide, in every flavour.
     """
     made, moved, found = _rewritten(graph, schemes)
     kept = {i: c.refused if isinstance(c, Choice) else c for i, c in found.items()}
