@@ -64,7 +64,7 @@ def tried(path: Path, model: qsim.Model, scheme: Scheme, samples: int) -> dict[s
         target = Path(folder) / path.name
         qsim.save(made, target)
         size = target.stat().st_size
-        flavours = certified(target, target.name, samples)
+        flavours = json.loads(json.dumps(certified(target, target.name, samples)).replace(f"{folder}/", ""))
         lost = [f for f in FLAVOURS if litert.loads(target.read_bytes(), f) and not litert.loads(path.read_bytes(), f)]
     kept = Counter(f"{row.op}: {row.reason}" for row in made.report.kept_float if row.reason not in IDLE)
     return {
