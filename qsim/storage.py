@@ -12,6 +12,7 @@ from .weights import SMALLEST_PRODUCT, plain_scales, quantize_weights, survey
 
 # Scales by blocks are normal float16 numbers of 8 significant bits: XNNPACK rounds them to bfloat16, and these it leaves as they are.
 SMALLEST_HALF, LARGEST_HALF, SIGNIFICANT = 2.0**-14, 65504.0, 8
+BEYOND_HALF = 65520.0  # from here on float16 rounds to infinity
 
 
 class Storage(NamedTuple):
@@ -41,8 +42,8 @@ def why_not(values: np.ndarray, how: Storage) -> str | None:
     if not np.isfinite(values).all():
         return "a value is NaN or infinite"
     peak = float(np.abs(values).max(initial=0.0))
-    if how.kind == "float16" and not np.isfinite(np.float16(peak)):
-        return f"a value of {peak:g} is beyond float16"
+    if how.kind == "float16" and (peak >= BEYOND_HALF or 0 < peak < SMALLEST_HALF):
+        return f"its largest value, {peak:g}, is beyond float16" if peak > 1 else f"its largest value, {peak:g}, is too small for float16"
     return _no_blocks(values, peak, how.block) if how.block else None
 
 

@@ -43,22 +43,27 @@ def choose(graph: Graph, node: Node, scheme: Scheme, values: Values, store: Stor
 
     if node.op in CONTROL_OPS or node.op not in REGISTRY:
         return "it runs other graphs" if node.op in CONTROL_OPS else f"{node.op} is not known"
-    if node.outputs and all(t in values for t in node.outputs):
+    if node.outputs and not _depends_on_data(graph, node, values):
         return "its result does not depend on data"
     if scheme.weight == "float16":
-        return _halves(graph, node, values)
+        return _halves(graph, node, scheme, values)
     if scheme.block:
         return _by_blocks(graph, node, scheme, values, store)
     return (_dequantized if scheme.runtime == "dequantize" else _hybrid)(graph, node, scheme, values, store)
 
 
+def _depends_on_data(graph: Graph, node: Node, values: Values) -> bool:
+    known = all(t in values or graph.tensors[t].is_constant for t in node.inputs if t >= 0)
+    return not (known or all(t in values for t in node.outputs))
+
+
 # ---------------------------------------------------------------- float16
 
 
-def _halves(graph: Graph, node: Node, values: Values) -> Choice | str:
+def _halves(graph: Graph, node: Node, scheme: Scheme, values: Values) -> Choice | str:
     """Every float32 constant of the op, as TF's converter does it, but single numbers, which would only grow."""
-    how = Storage("float16")
-    found = [p for p in _constants(node, values) if values[node.inputs[p]].size > 1 and not _from_half(graph, node.inputs[p])]
+    how, least = Storage("float16"), max(scheme.smallest, 2)
+    found = [p for p in _constants(node, values) if values[node.inputs[p]].size >= least and not _from_half(graph, node.inputs[p])]
     reasons = {p: why_not(values[node.inputs[p]], how) for p in found}
     refused = "; ".join(f"{graph.key(node.inputs[p])!r}: {why}" for p, why in reasons.items() if why)
     kept = {p: how for p in found if not reasons[p]}
@@ -88,7 +93,7 @@ def _dequantized(graph: Graph, node: Node, scheme: Scheme, values: Values, store
     if node.op.startswith("CUSTOM:"):
         return "LiteRT wants the weights of this op constant"
     kept = {p: _storage(node, p, scheme, values, scheme.per_channel) for p in positions}
-    return _too_small(node, kept, scheme, values) or _refused(node, kept, values) or Choice(node, kept, behind=True)
+    return _why_not(node, kept, scheme, values) or Choice(node, kept, behind=True)
 
 
 def _weights(node: Node, kind: str) -> tuple[int, ...]:
@@ -104,7 +109,7 @@ def _weights(node: Node, kind: str) -> tuple[int, ...]:
 
 def _is_table(op: Op, node: Node) -> bool:
     """Whether the op moves elements of one input, as GATHER does."""
-    return op.rule.tied and len(op.rule.data_inputs(node)) == 1
+    return op.rule.tied and len(op.rule.data_inputs(node)) == len(node.outputs) == 1
 
 
 def _no_weights(node: Node, values: Values, kind: str = "int8") -> str:
@@ -131,12 +136,11 @@ def _channel_axis(op: Op, node: Node, rank: int) -> int | None:
     return None if _is_table(op, node) or rank < 2 else 0
 
 
-def _too_small(node: Node, kept: Mapping[int, Storage], scheme: Scheme, values: Values) -> str | None:
+def _why_not(node: Node, kept: Mapping[int, Storage], scheme: Scheme, values: Values) -> str | None:
+    """Why weights stay for what they are: too few, or numbers that cannot be stored so."""
     most = max(values[node.inputs[p]].size for p in kept)
-    return f"its weights have {most} elements, fewer than {scheme.smallest}" if most < scheme.smallest else None
-
-
-def _refused(node: Node, kept: Mapping[int, Storage], values: Values) -> str | None:
+    if most < scheme.smallest:
+        return f"its weights have {most} elements, fewer than {scheme.smallest}"
     found = [why for p, how in kept.items() if (why := why_not(values[node.inputs[p]], how))]
     return f"its weights: {found[0]}" if found else None
 
@@ -164,7 +168,7 @@ def _hybrid_with(graph: Graph, node: Node, scheme: Scheme, values: Values, store
         return _no_weights(node, values, scheme.weight)
     kept = {p: _storage(node, p, scheme, values, per_channel) for p in positions}
     found = Choice(_asymmetric(_stamped(node, scheme.weight)), kept | _widened(graph, node, kept, values))
-    why = _too_small(node, kept, scheme, values) or _refused(node, kept, values) or _misread(node, values)
+    why = _why_not(node, kept, scheme, values) or _defect(graph, node, values)
     return why or _no_kernel(graph, found, values, store, FLAVOURS) or found
 
 
@@ -176,8 +180,7 @@ def _moved(graph: Graph, node: Node, scheme: Scheme, values: Values, store: Stor
     kept = {p: _storage(node, p, scheme, values, False) for p in positions}
     version = max(record(node).rule.versions.get(scheme.weight, node.version), node.version)
     found = Choice(node.but(version=version), kept, then="DEQUANTIZE")
-    why = _too_small(node, kept, scheme, values) or _refused(node, kept, values)
-    return why or _no_kernel(graph, found, values, store, FLAVOURS) or found
+    return _why_not(node, kept, scheme, values) or _no_kernel(graph, found, values, store, FLAVOURS) or found
 
 
 def _widened(graph: Graph, node: Node, kept: Mapping[int, Storage], values: Values) -> dict[int, Storage]:
@@ -197,11 +200,22 @@ def _asymmetric(node: Node) -> Node:
     return node.but(options=node.options.but(**{wanted: True})) if wanted in node.options else node
 
 
-def _misread(node: Node, values: Values) -> str | None:
-    """BATCH_MATMUL of LiteRT reads the scales and sums of other matrices where weights of several leading axes have more than one."""
-    if node.op == "BATCH_MATMUL" and sum(n > 1 for n in values[node.inputs[1]].shape[:-2]) > 1:
-        return "LiteRT's kernels mix up the matrices of weights with several leading axes"
-    return None
+def _defect(graph: Graph, node: Node, values: Values) -> str | None:
+    """Where LiteRT's kernel of float data by int8 weights computes something else than the float kernel."""
+    steps = graph.tensors[node.inputs[0]].shape[:1]
+    if node.op == "BIDIRECTIONAL_SEQUENCE_RNN" and node.options.get("time_major", False) and steps != (1,):
+        return "LiteRT's kernel runs over the sequence as often as it has steps"
+    return _mixed(graph, node, values) if node.op == "BATCH_MATMUL" else None
+
+
+def _mixed(graph: Graph, node: Node, values: Values) -> str | None:
+    """Where there are several leading axes, BATCH_MATMUL of LiteRT reads the scales and sums of other matrices. It takes the last of
+    them for rows where the weights have 1 there."""
+    x, w = graph.tensors[node.inputs[0]].shape[:-2], values[node.inputs[1]].shape[:-2]
+    if x and w and w[-1] == 1 and not node.options.get("adj_x", False):
+        x, w = x[:-1], w[:-1]
+    mixed = sum(n > 1 for n in np.broadcast_shapes(x, w)) > 1
+    return "LiteRT's kernels mix up the matrices of several leading axes" if mixed else None
 
 
 def _no_kernel(graph: Graph, found: Choice, values: Values, store: Store, flavours: Sequence[str]) -> str | None:
@@ -236,7 +250,8 @@ def _by_blocks(graph: Graph, node: Node, scheme: Scheme, values: Values, store: 
     """4-bit weights with scales by blocks of columns. A fused activation becomes an op of its own: builtin leaves it out."""
     op, p = record(node), record(node).rule.weights
     if not op.blockwise or p is None:
-        return "no kernel takes weights with scales by blocks" if _weights(node, "int8") else "it has no weights"
+        constant = any(node.inputs[w] in values for w in _weights(node, "int8") if w < len(node.inputs))
+        return "no kernel takes weights with scales by blocks" if constant else "it has no weights"
     if node.inputs[p] not in values:
         return "its weights are computed, not constant"
     kept = {p: Storage(scheme.weight, None, scheme.rounding, scheme.block)}
@@ -245,5 +260,4 @@ def _by_blocks(graph: Graph, node: Node, scheme: Scheme, values: Values, store: 
         return f"no kernel with the activation {act}"
     bare = _stamped(node, f"{scheme.weight} by blocks").but(options=node.options.but(fused_activation_function="NONE"))
     found = Choice(bare, kept | _widened(graph, node, kept, values), then="" if act == "NONE" else act)
-    why = _too_small(node, kept, scheme, values) or _refused(node, kept, values)
-    return why or _no_kernel(graph, found, values, store, BLOCK_FLAVOURS) or found
+    return _why_not(node, kept, scheme, values) or _no_kernel(graph, found, values, store, BLOCK_FLAVOURS) or found

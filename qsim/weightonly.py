@@ -18,6 +18,7 @@ from .storage import Storage, Stored, stored
 from .weightchoice import Choice, Store, Values, choose
 
 FLOAT = "float32"
+NO_BLOCKS = "LiteRT's reference kernels (BUILTIN_REF) do not read scales by blocks: what they compute of this file is wrong"
 PER_CHANNEL = 5  # version of a DEQUANTIZE that reads a scale per channel
 
 
@@ -28,8 +29,18 @@ def with_weights(graph: Graph, schemes: Mapping[int, Scheme]) -> tuple[Graph, Ma
     int8, int4: symmetric, per output channel where the kernel takes that, max |w| / qmax for a step, codes from -qmax. float16: every
     float32 constant of more than one number. Tensors keep their indexes: a constant that nothing needs as float32 any more is stored
     anew in place, other forms are new tensors behind the old ones, made once each. What nothing reads any more stays, without a node
-    (see `assembly.compact`). A node that only made a constant real for others is gone, and has no new index.
+    (see `assembly.compact`; `blockwise.renumbered` then puts references to scales by blocks right). A node that only made a constant
+    real for others is gone, and has no new index; new nodes (a DEQUANTIZE, an activation) are those that are no old one's.
+
+    *Domain*: nodes on float32 data; others are among those that stay. *Differs*: TF's converter leaves weights of fewer than 1,024
+    elements (`Scheme.smallest`), and writes integer weights wherever its flags say so; here LiteRT's kernels decide, in every flavour.
     """
+    made, moved, found = _rewritten(graph, schemes)
+    kept = {i: c.refused if isinstance(c, Choice) else c for i, c in found.items()}
+    return made, moved, {i: why for i, why in kept.items() if why}
+
+
+def _rewritten(graph: Graph, schemes: Mapping[int, Scheme]) -> tuple[Graph, dict[int, int], dict[int, Choice | str]]:
     values = known_values(graph)
 
     @functools.cache
@@ -38,37 +49,37 @@ def with_weights(graph: Graph, schemes: Mapping[int, Scheme]) -> tuple[Graph, Ma
 
     found = {i: choose(graph, graph.nodes[i], scheme, values, store) for i, scheme in sorted(schemes.items())}
     choices = {i: c for i, c in found.items() if isinstance(c, Choice)}
-    kept = {i: c.refused if isinstance(c, Choice) else c for i, c in found.items()}
-    made, moved = _Rewrite(graph, choices, values, store).build()
-    return made, moved, {i: why for i, why in kept.items() if why}
+    return *_Rewrite(graph, choices, values, store).build(), found
 
 
 def store_weights(model: Model, scheme: Scheme) -> Model:
-    """The model with the weights of every op of its primary graph stored under one weight-only scheme; `.report` lists what stayed.
+    """The model with the weights of every op stored under one weight-only scheme; `.report` lists what stayed, of the primary graph.
 
-    *Raises*: Unsupported for a scheme of integer activations, and where no op of the model can store its weights so.
+    All graphs are treated alike: they may share constants, which would else be in the file in both forms.
+    *Raises*: Unsupported for a scheme of integer activations, and where no op of the primary graph can store its weights so.
     """
     if scheme.activation != FLOAT:
         raise Unsupported(f"scheme {scheme.name!r} is not weight-only", hint="It needs ranges: `qsim.quantize`")
-    graph, _, kept = with_weights(model.graph, {n.index: scheme for n in model.graph.nodes})
-    if len(kept) == len(model.graph.nodes):
-        raise Unsupported(
-            f"no op can store its weights as {scheme.name} asks", where=model.path,
-            found=some([f"op {i} {model.graph.nodes[i].op}: {why}" for i, why in kept.items()]),
-        )  # fmt: skip
-    graph, moved = compact(graph, model.graph)
-    rows = tuple(
-        OpRow(n.index, n.op, model.graph.key(n.outputs[0]) if n.outputs else "", AS_IT_WAS if n.index in kept else scheme.weight,
-              kept.get(n.index, "")) for n in model.graph.nodes
-    )  # fmt: skip
-    signatures = tuple(_moved(s, moved) for s in model.signatures)
-    report = Report(scheme.name, FLOAT, rows, ())
-    return model.but(graphs=(renumbered(graph, moved), *model.graphs[1:]), signatures=signatures, report=report)
+    made = [_rewritten(g, {n.index: scheme for n in g.nodes}) for g in model.graphs]
+    rows = tuple(_row(model.graph, n, made[0][2][n.index], scheme) for n in model.graph.nodes)
+    if all(row.stored == AS_IT_WAS for row in rows):
+        reasons = some([f"op {row.index} {row.op}: {row.reason}" for row in rows])
+        raise Unsupported(f"no op can store its weights as {scheme.name} asks", where=model.path, found=reasons)
+    graphs, moved = zip(*(compact(found[0], g) for found, g in zip(made, model.graphs, strict=True)), strict=True)
+    signatures = tuple(_moved(s, moved[s.get("graph", 0)]) for s in model.signatures)
+    notes = (NO_BLOCKS,) if any(t.blocks is not None for g in graphs for t in g.tensors) else ()
+    graphs = tuple(renumbered(g, new) for g, new in zip(graphs, moved, strict=True))
+    return model.but(graphs=graphs, signatures=signatures, report=Report(scheme.name, FLOAT, rows, (), notes=notes))
+
+
+def _row(graph: Graph, node: Node, found: Choice | str, scheme: Scheme) -> OpRow:
+    output = graph.key(node.outputs[0]) if node.outputs else ""
+    if isinstance(found, Choice):
+        return OpRow(node.index, node.op, output, f"{scheme.weight} weights", found.refused)
+    return OpRow(node.index, node.op, output, AS_IT_WAS, found)
 
 
 def _moved(signature: Mapping, moved: Mapping[int, int]) -> Mapping:
-    if signature.get("graph", 0) != 0:
-        return signature
     return {**signature, **{side: {k: moved[t] for k, t in signature[side].items()} for side in ("inputs", "outputs")}}
 
 
