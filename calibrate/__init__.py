@@ -19,6 +19,7 @@ _WHERE = {
     "load_ranges": "rangefile",
     "open_data": "data",
     "correct_bias": "correction",
+    "improve": "requantizing",
 }
 __all__ = list(_WHERE)
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from .observer import observe
     from .rangefile import load_ranges, save_ranges
     from .ranging import ranges
+    from .requantizing import improve
     from .statistics import Statistics
 
 

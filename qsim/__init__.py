@@ -16,8 +16,15 @@ _WHERE = {
     "quantize": "quantizer",
     "explain": "plans",
     "certify": "certificate",
-    "Scheme": "scheme",
-    "INT8": "scheme",
+    "requantize": "requantizer",
+    "dequantize": "dequantizer",
+    "load_recipe": "recipe",
+    **dict.fromkeys(
+        (
+            "Scheme", "INT8", "UINT8", "INT16X8", "INT8W4", "DYNAMIC8", "DYNAMIC4", "WEIGHTS8", "WEIGHTS4", "BLOCKWISE4", "FLOAT16",
+        ),
+        "scheme",
+    ),
     "Model": "graph",
     "QParams": "graph",
     **dict.fromkeys(
@@ -32,12 +39,15 @@ __all__ = ["NUMERICS", "__version__", *_WHERE]
 
 if TYPE_CHECKING:
     from .certificate import certify
+    from .dequantizer import dequantize
     from .errors import *  # noqa: F403
     from .graph import Model, QParams
     from .plans import explain
     from .quantizer import quantize
     from .reader import load
-    from .scheme import INT8, Scheme
+    from .recipe import load_recipe
+    from .requantizer import requantize
+    from .scheme import BLOCKWISE4, DYNAMIC4, DYNAMIC8, FLOAT16, INT8, INT8W4, INT16X8, UINT8, WEIGHTS4, WEIGHTS8, Scheme
     from .writer import save
 
 

@@ -38,6 +38,7 @@ def save(model: Model, path: str | os.PathLike[str], *, how: str = "auto", force
     """
     target = Path(path)
     may_write(target, model.path, force=force, in_place=in_place)
+    _refuse_simulated(model)
     new = [p for p in check.check(model) if p not in model.notes]
     if new:
         raise Invalid("; ".join(new[:3]) + (f" (and {len(new) - 3} more)" if len(new) > 3 else ""), where=str(target))
@@ -64,12 +65,8 @@ def may_write(path: str | os.PathLike[str], source: str, *, force: bool = False,
 def _encode(model: Model, how: str) -> tuple[bytes, str]:
     if how not in HOW:
         raise ValueError(f"how must be one of {', '.join(HOW)}, not {how!r}")
+    _refuse_simulated(model)
     check.reject(model)
-    if (model.report is not None and model.report.scheme.startswith("sim:")) or any(
-        t.is_simulated for g in model.graphs for t in g.tensors
-    ):
-        name = model.report.scheme if model.report is not None else "codes of fewer bits than their type"
-        raise Unsupported("a simulated model cannot be written: no runtime has such kernels", where=model.path, found=name)
     if how != "rebuild":
         data = patch(model)
         if data is not None:
@@ -80,3 +77,10 @@ def _encode(model: Model, how: str) -> tuple[bytes, str]:
     if unknown:
         raise NewerSchema("rewriting would lose fields this version does not know", where=model.path, found=", ".join(unknown))
     return flat.write(rebuild(model)), "rebuild"
+
+
+def _refuse_simulated(model: Model) -> None:
+    """*Raises*: Unsupported for a model of a scheme that only fake mode knows."""
+    name = getattr(model.report, "scheme", "codes of fewer bits than their type")
+    if name.startswith("sim:") or any(t.is_simulated for g in model.graphs for t in g.tensors):
+        raise Unsupported("a simulated model cannot be written: no runtime has such kernels", where=model.path, found=name)

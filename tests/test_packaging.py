@@ -19,11 +19,24 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = (qsim, calibrate, qsim_cli)
 
 QSIM = {
-    "NUMERICS", "__version__", "load", "save", "quantize", "explain", "certify", "Scheme", "INT8", "Model", "QParams",
+    "NUMERICS", "__version__", "load", "save", "quantize", "explain", "certify", "Scheme", "Model", "QParams",
+    "INT8", "UINT8", "INT16X8", "INT8W4", "DYNAMIC8", "DYNAMIC4", "WEIGHTS8", "WEIGHTS4", "BLOCKWISE4", "FLOAT16",
+    "load_recipe", "requantize", "dequantize",
     "QsimError", "BadModel", "Malformed", "Invalid", "TooLarge", "NewerSchema", "Unsupported", "BadData", "BadRange", "BadRecipe",
     "WriteFailed", "OracleFailed",
 }  # fmt: skip
-CALIBRATE = {"observe", "Statistics", "load_statistics", "ranges", "choose", "save_ranges", "load_ranges", "open_data"}
+CALIBRATE = {
+    "observe",
+    "Statistics",
+    "load_statistics",
+    "ranges",
+    "choose",
+    "save_ranges",
+    "load_ranges",
+    "open_data",
+    "correct_bias",
+    "improve",
+}
 HEAVY = ("numpy", "jax", "jaxlib", "scipy", "optax", "tflite", "flatbuffers", "altair", "PIL", "ai_edge_litert")
 
 
