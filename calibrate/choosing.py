@@ -62,21 +62,19 @@ class Table:
     def rows(self) -> list[dict[str, Any]]:
         """Plain rows, for tables and JSON."""
         return [
-            {"strategy": r.strategy, **_score(self.measure, r.loss), "difference": r.difference, "error": r.error, "chosen": r.chosen}
+            {"strategy": r.strategy, **score(self.measure, r.loss), "difference": r.difference, "error": r.error, "chosen": r.chosen}
             for r in self.candidates
         ]
 
     def __str__(self) -> str:
         lines = [self.words]
         for row in self.rows():
-            score = next((f"{k} {v:.5g}" for k, v in row.items() if k in ("kl", "sqnr_db")), "")
-            lines.append(
-                f"{'*' if row['chosen'] else ' '} {row['strategy']:20s} {score:18s} {row['difference']:+.2e} +- {row['error']:.1e}"
-            )
+            told = next((f"{k} {v:.5g}" for k, v in row.items() if k in ("kl", "sqnr_db")), "")
+            lines.append(f"{'*' if row['chosen'] else ' '} {row['strategy']:20s} {told:18s} {row['difference']:+.2e} +- {row['error']:.1e}")
         return "\n".join(lines)
 
 
-def _score(measure: str, loss: float) -> dict[str, float]:
+def score(measure: str, loss: float) -> dict[str, float]:
     if measure == "sqnr":
         return {"sqnr_db": float("inf") if loss == 0 else float(-10 * np.log10(loss))}
     return {"kl": loss} if measure else {}
@@ -108,12 +106,12 @@ def choose(
     """
     if task not in (None, *TASKS):
         raise BadRecipe("unknown task", found=task, expected=", ".join(TASKS))
-    source = _Repeatable(model, batches)
+    source = Repeatable(model, batches)
     if set(layout(model, scheme).types) <= {"int16"}:
         words = f"{WIDE}: 16 bits need no clipping"
         return _settled(model, source, scheme, input_range, WIDE, words, progress)
     hashes = [sample_hash(a[i] for a in b.arrays) for b in source.fed() for i in range(len(b))]
-    ids = _group_ids(groups, len(hashes))
+    ids = group_ids(groups, len(hashes))
     held = held_back(hashes, ids) if len(hashes) >= FEWEST else np.zeros(len(hashes), bool)
     if not held.any():
         why = f"fewer than {FEWEST}" if len(hashes) < FEWEST else "all in one group"
@@ -141,7 +139,7 @@ def choose(
 # ---------------------------------------------------------------- the split
 
 
-class _Repeatable:
+class Repeatable:
     """Data that can be gone through twice: an iterator's batches are kept as they came."""
 
     def __init__(self, model: Model, batches: Any):
@@ -158,7 +156,7 @@ class _Kept(list[Any]):
         self.scaling = scaling
 
 
-def _group_ids(groups: Sequence[Any] | None, count: int) -> np.ndarray | None:
+def group_ids(groups: Sequence[Any] | None, count: int) -> np.ndarray | None:
     if groups is None:
         return None
     ids = np.asarray(groups)
@@ -316,7 +314,7 @@ def _table(
 
 
 def _settled(
-    model: Model, source: _Repeatable, scheme: Schemes, input_range: Any, strategy: str, words: str, progress: Any
+    model: Model, source: Repeatable, scheme: Schemes, input_range: Any, strategy: str, words: str, progress: Any
 ) -> tuple[Ranges, Table]:
     """The ranges of a strategy that nothing is compared with, from all samples."""
     stats = observe_fed(model, source.fed(), source.scaling, sequence=False, progress=progress)

@@ -22,10 +22,7 @@ from qsim.requantizer import Changes, requantize
 from qsim.scheme import INT8, INT16X8, UINT8, Scheme
 
 from . import evaluation
-from .choosing import FEWEST, PART, TASKS, decide
-from .choosing import _group_ids as group_ids
-from .choosing import _Repeatable as Repeatable
-from .choosing import _score as score
+from .choosing import FEWEST, PART, TASKS, Repeatable, decide, group_ids, score
 from .feeding import Batch
 from .observer import observe_fed
 from .ranging import rank, several

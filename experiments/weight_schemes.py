@@ -27,7 +27,7 @@ import qsim
 from qsim import litert
 from qsim.assembly import compact
 from qsim.errors import QsimError
-from qsim.layout import known_values
+from qsim.layout import HARMLESS, known_values
 from qsim.op import FLAVOURS
 from qsim.scheme import SCHEMES, Scheme
 from qsim.weightonly import store_weights
@@ -66,7 +66,7 @@ def tried(path: Path, model: qsim.Model, scheme: Scheme, samples: int) -> dict[s
         size = target.stat().st_size
         flavours = json.loads(json.dumps(certified(target, target.name, samples)).replace(f"{folder}/", ""))
         lost = [f for f in FLAVOURS if litert.loads(target.read_bytes(), f) and not litert.loads(path.read_bytes(), f)]
-    kept = Counter(f"{row.op}: {row.reason}" for row in made.report.kept_float if row.reason not in IDLE)
+    kept = Counter(f"{row.op}: {row.reason}" for row in made.report.kept_float if row.reason not in HARMLESS)
     return {
         "bytes": size,
         "share": round(size / path.stat().st_size, 4),
@@ -75,9 +75,6 @@ def tried(path: Path, model: qsim.Model, scheme: Scheme, samples: int) -> dict[s
         **twin(path, scheme),
         **flavours,
     }
-
-
-IDLE = ("it has no weights", "its result does not depend on data", "it has no float32 constants to speak of")
 
 
 def twin(path: Path, scheme: Scheme) -> dict[str, Any]:

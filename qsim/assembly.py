@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .graph import Graph, Node, Options, QParams, Tensor
+from .blockwise import renumbered
+from .graph import Graph, Model, Node, Options, QParams, Tensor
 from .layout import TARGETS, Layout, record
 from .scheme import affine
 from .solve import Solution, data_position, largest_input, owner
@@ -264,7 +265,18 @@ def compact(graph: Graph, before: Graph) -> tuple[Graph, dict[int, int]]:
     nodes = tuple(
         n.but(inputs=_moved(n.inputs, new), outputs=_moved(n.outputs, new), intermediates=_moved(n.intermediates, new)) for n in graph.nodes
     )
-    return graph.but(tensors=tensors, nodes=nodes, inputs=_moved(graph.inputs, new), outputs=_moved(graph.outputs, new)), new
+    made = graph.but(tensors=tensors, nodes=nodes, inputs=_moved(graph.inputs, new), outputs=_moved(graph.outputs, new))
+    return renumbered(made, new), new
+
+
+def moved_signature(signature: Mapping[str, Any], new: Mapping[int, int]) -> Mapping[str, Any]:
+    """A signature with the new indexes of its tensors."""
+    return {**signature, **{side: {name: new[t] for name, t in signature[side].items()} for side in ("inputs", "outputs")}}
+
+
+def moved_signatures(model: Model, new: Mapping[int, int]) -> tuple[Mapping[str, Any], ...]:
+    """The signatures of a model whose primary graph has new indexes."""
+    return tuple(s if s.get("graph", 0) else moved_signature(s, new) for s in model.signatures)
 
 
 def _referenced(graph: Graph) -> set[int]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
-from .assembly import compact
+from .assembly import compact, moved_signature
 from .graph import Graph, Model, Node, Options, Tensor
 from .inference import stores_codes
 from .program import stored_constant
@@ -24,12 +21,8 @@ def dequantize(model: Model) -> Model:
     outputs that had codes are float32; names and signatures stay. All graphs of the model are converted.
     """
     found = [_converted(g) for g in model.graphs]
-    signatures = tuple(_moved(s, found[s.get("graph", 0)][1]) for s in model.signatures)
+    signatures = tuple(moved_signature(s, found[s.get("graph", 0)][1]) for s in model.signatures)
     return model.but(graphs=tuple(g for g, _ in found), signatures=signatures, report=None)
-
-
-def _moved(signature: Mapping[str, Any], at: Mapping[int, int]) -> Mapping[str, Any]:
-    return {**signature, **{side: {k: at[t] for k, t in signature[side].items()} for side in ("inputs", "outputs")}}
 
 
 def _converted(graph: Graph) -> tuple[Graph, dict[int, int]]:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from .assembly import compact
+from .assembly import compact, moved_signatures
 from .errors import BadRecipe
 from .folds.ahead import normalize
 from .folds.behind import batch_norm
@@ -61,8 +60,7 @@ def fold(model: Model, what: Sequence[str] = ALL) -> tuple[Model, tuple[Folded, 
     work = _to_the_end(work, {name: ATTEMPTS[name] for name in ATTEMPTS if name in what}, before, rows)
     graph, moved = compact(work.graph, before)
     graph = graph.but(outputs=tuple(moved[t] for t in model.graph.outputs))
-    signatures = tuple(_signature(s, moved) for s in model.signatures)
-    return model.but(graphs=(graph, *model.graphs[1:]), signatures=signatures), tuple(rows)
+    return model.but(graphs=(graph, *model.graphs[1:]), signatures=moved_signatures(model, moved)), tuple(rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,10 +124,3 @@ def _kept(model: Model) -> tuple[int, ...]:
 
 def _place(graph: Graph, node: Node) -> str:
     return f"op {node.index} {node.op} ({graph.key(node.outputs[0])!r})" if node.outputs else f"op {node.index} {node.op}"
-
-
-def _signature(signature: Mapping[str, Any], moved: Mapping[int, int]) -> Mapping[str, Any]:
-    """A signature with the new numbers of its tensors."""
-    if signature.get("graph", 0) != 0:
-        return signature
-    return {**signature, **{side: {name: moved[t] for name, t in signature[side].items()} for side in ("inputs", "outputs")}}

@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .assembly import compact
+from .assembly import compact, moved_signatures
 from .errors import BadRange
 from .graph import Graph, Model, Node, Tensor
 from .layout import known_values
 from .minmax import Range, stored_range
-from .quantizer import _moved_signature
 
 UNKNOWN_INPUT = (0.0, 255.0)  # what old converters wrote for a float input of which they were told nothing (mean 0, std 1)
 
@@ -93,8 +92,7 @@ def without_fake_quant(model: Model) -> Taken:
     nodes = tuple(joined.renamed(n).but(index=i) for i, n in enumerate(kept))
     tensors = tuple(_constant(t, constants[t.index]) if t.index in constants else t for t in graph.tensors)
     made, moved = compact(graph.but(nodes=nodes, tensors=tensors), graph)
-    signatures = tuple(_moved_signature(s, moved) for s in model.signatures)
-    result = model.but(graphs=(made, *model.graphs[1:]), signatures=signatures)
+    result = model.but(graphs=(made, *model.graphs[1:]), signatures=moved_signatures(model, moved))
     return Taken(result, _renamed(made, ranges, joined, moved), tuple(n.index for n in nodes if n.op == "FAKE_QUANT"))
 
 

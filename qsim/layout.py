@@ -18,12 +18,12 @@ from .scheme import INT8, Scheme
 Variable = tuple  # ("group", position), ("fixed", tensor) or ("constant", node, input position): what owns one (scale, zero point)
 Use = tuple[int, str]  # (tensor, element type in which quantized ops see it)
 TARGETS = ("xnnpack", "reference")  # an op is quantized only where both have a kernel for the types it would get
-LEFT, CONSTANT, NOT_REAL = (
-    "its recipe leaves its activations float32",
-    "its result does not depend on data",
-    "it carries no real values, or converts them",
-)
-HARMLESS = ("", LEFT, CONSTANT, NOT_REAL)  # reasons to stay float that cost nothing, or were asked for
+LEFT = "its recipe leaves its activations float32"
+CONSTANT = "its result does not depend on data"
+NOT_REAL = "it carries no real values, or converts them"
+NO_WEIGHTS = "it has no weights"
+NO_CONSTANTS = "it has no float32 constants to speak of"
+HARMLESS = ("", LEFT, CONSTANT, NOT_REAL, NO_WEIGHTS, NO_CONSTANTS)  # reasons to stay float that cost nothing, or were asked for
 CLAMPS = ("NONE", "RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1")
 
 

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .assembly import FLOAT, Assembly, compact
-from .blockwise import renumbered
+from .assembly import FLOAT, Assembly, compact, moved_signatures
 from .errors import BadRecipe, Unsupported
 from .graph import Graph, Model, Node, Tensor
 from .layout import HARMLESS, Layout, Variable, for_target, layout, record
@@ -18,7 +17,7 @@ from .report import AS_IT_WAS, GuardRow, OpRow, RepairRow, Report, TensorRow, so
 from .scheme import INT8, INT8W4, INT16X8, UINT8, Scheme
 from .solve import Conflict, Solution, data_position, largest_input, owner, solve
 from .types import holder, simulated
-from .weightonly import with_weights
+from .weightonly import is_weight_only, store_weights, with_weights
 from .weights import DEAD, least_scales, plain_scales
 
 WRITTEN = {(s.activation, s.weight, s.bias) for s in (INT8, UINT8, INT16X8, INT8W4)}
@@ -51,6 +50,8 @@ def quantize(
     border = (io, io) if isinstance(io, str) else io
     schemes, forbidden = for_target(model, schemes_of(model, scheme), target)
     _refuse(model, schemes, border)
+    if isinstance(scheme, Scheme) and is_weight_only(scheme) and not forbidden:
+        return _strict(store_weights(model, scheme)) if strict else store_weights(model, scheme)
     source = _source(model, schemes, forbidden)
     excluded = {source.moved[i]: why for i, why in forbidden.items() if i in source.moved}
     while True:
@@ -65,10 +66,10 @@ def quantize(
             ranges = {**dictated, **ranges}
             continue
         made = _finish(source, _Job(plan, given, solution, _name_of(scheme), border), ranges)
-        return _strict(made, target) if strict else made
+        return _strict(made) if strict else made
 
 
-def _strict(made: Model, target: str) -> Model:
+def _strict(made: Model) -> Model:
     """*Raises*: Unsupported naming every op that stays float though it computes with reals."""
     lost = [f"op {row.index} {row.op}: {row.reason}" for row in made.report.kept_float if row.reason not in HARMLESS]
     if lost:
@@ -78,30 +79,24 @@ def _strict(made: Model, target: str) -> Model:
 
 class _Source(NamedTuple):
     """A model, and itself with the weights of weight-only schemes stored. schemes: of the nodes of the latter that are to get integer
-    activations; moved: old node index -> new; stored: old node index -> type of its weights; kept: old node index -> why they stay."""
+    activations; moved: old node index -> new; rows: old node index -> what became of the weights."""
 
     model: Model
     made: Model
     schemes: Mapping[int, Scheme]
     moved: Mapping[int, int]
-    stored: Mapping[int, str]
-    kept: Mapping[int, str]
+    rows: Mapping[int, OpRow]
 
 
 def _source(model: Model, schemes: Mapping[int, Scheme], forbidden: Mapping[int, str]) -> _Source:
     """The model with the weights stored that weight-only schemes ask for."""
-    light = {i: s for i, s in schemes.items() if s.activation == FLOAT and s.weight != FLOAT and i not in forbidden}
+    light = {i: s for i, s in schemes.items() if is_weight_only(s) and i not in forbidden}
     rest = {i: s for i, s in schemes.items() if s.activation != FLOAT}
     if not light:
-        return _Source(model, model, rest, {n.index: n.index for n in model.graph.nodes}, {}, {})
-    graph, moved, kept = with_weights(model.graph, light)
-    stored = {i: s.weight for i, s in light.items() if i not in kept and i in moved}
-    if not stored and not rest:
-        asked = _name_of(light)
-        words = some([f"op {i} {model.graph.nodes[i].op}: {why}" for i, why in kept.items()])
-        raise Unsupported(f"no op can store its weights as {asked} asks", where=model.path, found=words)
+        return _Source(model, model, rest, {n.index: n.index for n in model.graph.nodes}, {})
+    graph, moved, rows = with_weights(model.graph, light)
     made = model.but(graphs=(graph, *model.graphs[1:]))
-    return _Source(model, made, {moved[i]: s for i, s in rest.items() if i in moved}, moved, stored, kept)
+    return _Source(model, made, {moved[i]: s for i, s in rest.items() if i in moved}, moved, rows)
 
 
 class _Job(NamedTuple):
@@ -142,22 +137,14 @@ def _finish(source: _Source, job: _Job, ranges: Mapping[Any, Any]) -> Model:
     before = source.made.graph
     built = Assembly(before, job.plan, job.solution, job.io).build()
     graph, moved = compact(built.but(tensors=tuple(map(_held, built.tensors))), source.model.graph)
-    signatures = tuple(_moved_signature(s, moved) for s in source.model.signatures)
-    graphs = (renumbered(graph, moved), *source.model.graphs[1:])
-    return source.model.but(graphs=graphs, signatures=signatures, report=_report(source, graph, job, ranges))
+    signatures, report = moved_signatures(source.model, moved), _report(source, graph, job, ranges)
+    return source.model.but(graphs=(graph, *source.model.graphs[1:]), signatures=signatures, report=report)
 
 
 def _held(t: Tensor) -> Tensor:
     """Codes of fewer bits than LiteRT has for such a tensor, in the type that has room for them."""
     narrow = simulated(t.type) or (t.type in ("int2", "int4") and not t.is_constant)
     return t.but(type="int8" if t.type in ("int2", "int4") else holder(t.type)) if narrow else t
-
-
-def _moved_signature(signature: Mapping[str, Any], moved: Mapping[int, int]) -> Mapping[str, Any]:
-    if signature.get("graph", 0) != 0:
-        return signature
-    sides = {side: {name: moved[t] for name, t in signature[side].items()} for side in ("inputs", "outputs")}
-    return {**signature, **sides}
 
 
 # ---------------------------------------------------------------- the report
@@ -176,12 +163,11 @@ def _report(source: _Source, made: Graph, job: _Job, ranges: Mapping[Any, Any]) 
 
 def _op_row(source: _Source, plan: Layout, node: Node) -> OpRow:
     """What became of a node of the source."""
+    if node.index in source.rows:
+        return source.rows[node.index]
     at = source.moved.get(node.index, -1)
-    if node.index in source.stored:
-        return OpRow(node.index, node.op, _name(source.model.graph, node), f"{FLOAT} x {source.stored[node.index]}")
-    why = source.kept.get(node.index, plan.kept_float.get(at, ""))
     stored = _stored(node, plan.quantized[at]) if at in plan.quantized else AS_IT_WAS
-    return OpRow(node.index, node.op, _name(source.model.graph, node), stored, why)
+    return OpRow(node.index, node.op, _name(source.model.graph, node), stored, plan.kept_float.get(at, ""))
 
 
 def _stored(node: Node, scheme: Scheme) -> str:

@@ -34,7 +34,7 @@ def group_ranges(graph: Graph, plan: Layout, ranges: Mapping[Any, Any]) -> list[
     group are not used.
     *Raises*: BadRange, naming all faults at once: unknown names, NaN, infinite or inverted ranges, missing tensors.
     """
-    given = _checked(graph, ranges)
+    given = checked(graph, ranges)
     lacking = missing(graph, plan, given)
     if lacking:
         unused = [str(k) for k in ranges if graph.find(k) not in plan.grouped]
@@ -57,7 +57,7 @@ def _ends_of(q: QParams) -> tuple[float, float]:
     return scale * (int(q.low) - zero), scale * (int(q.high) - zero)
 
 
-def _checked(graph: Graph, ranges: Mapping[Any, Any]) -> dict[int, tuple[float, float]]:
+def checked(graph: Graph, ranges: Mapping[Any, Any]) -> dict[int, tuple[float, float]]:
     given, faults = {}, []
     for key, value in ranges.items():
         try:

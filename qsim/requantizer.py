@@ -14,8 +14,8 @@ import numpy as np
 
 from .assembly import as_type
 from .graph import Graph, Model, Node, QParams, Tensor
-from .ranges import _checked as checked_ranges
 from .ranges import activation_ends
+from .ranges import checked as checked_ranges
 from .reader import inferred_activation
 from .relayout import Relayout, relayout
 from .report import RepairRow, printable, some

@@ -11,7 +11,7 @@ import numpy as np
 from .control import OPS as CONTROL_OPS
 from .errors import QsimError
 from .graph import Graph, Node
-from .layout import record
+from .layout import NO_CONSTANTS, NO_WEIGHTS, record
 from .op import FLAVOURS, Op, Site, site
 from .scheme import Scheme
 from .storage import Storage, Stored, why_not
@@ -70,7 +70,7 @@ def _halves(graph: Graph, node: Node, scheme: Scheme, values: Values) -> Choice 
     if kept:
         return Choice(node, kept, behind=True, refused=refused)
     halves = any(_from_half(graph, t) for t in node.inputs if t in values)
-    return refused or ("its constants are float16 already" if halves else "it has no float32 constants to speak of")
+    return refused or ("its constants are float16 already" if halves else NO_CONSTANTS)
 
 
 def _constants(node: Node, values: Values) -> list[int]:
@@ -115,7 +115,7 @@ def _is_table(op: Op, node: Node) -> bool:
 def _no_weights(node: Node, values: Values, kind: str = "int8") -> str:
     wanted = [node.inputs[p] for p in _weights(node, "int8") if p < len(node.inputs) and node.inputs[p] >= 0]
     if not wanted or _is_table(record(node), node):
-        return "it has no weights"
+        return NO_WEIGHTS
     constant = all(t in values for t in wanted)
     return f"no kernel takes float32 data by {kind} weights" if constant else "its weights are computed, not constant"
 
@@ -176,7 +176,7 @@ def _moved(graph: Graph, node: Node, scheme: Scheme, values: Values, store: Stor
     """Codes of a constant table are moved as they are, and what was taken of them is made real."""
     positions = [p for p in _weights(node, scheme.weight) if node.inputs[p] in values]
     if not positions:
-        return "it has no weights"
+        return NO_WEIGHTS
     kept = {p: _storage(node, p, scheme, values, False) for p in positions}
     version = max(record(node).rule.versions.get(scheme.weight, node.version), node.version)
     found = Choice(node.but(version=version), kept, then="DEQUANTIZE")
@@ -251,7 +251,7 @@ def _by_blocks(graph: Graph, node: Node, scheme: Scheme, values: Values, store: 
     op, p = record(node), record(node).rule.weights
     if not op.blockwise or p is None:
         constant = any(node.inputs[w] in values for w in _weights(node, "int8") if w < len(node.inputs))
-        return "no kernel takes weights with scales by blocks" if constant else "it has no weights"
+        return "no kernel takes weights with scales by blocks" if constant else NO_WEIGHTS
     if node.inputs[p] not in values:
         return "its weights are computed, not constant"
     kept = {p: Storage(scheme.weight, None, scheme.rounding, scheme.block)}

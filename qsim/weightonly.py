@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .assembly import compact
-from .blockwise import attached, renumbered
+from .assembly import compact, moved_signature
+from .blockwise import attached
 from .errors import Unsupported
 from .graph import Graph, Model, Node, Options, Tensor
 from .layout import known_values
@@ -22,22 +22,21 @@ NO_BLOCKS = "LiteRT's reference kernels (BUILTIN_REF) do not read scales by bloc
 PER_CHANNEL = 5  # version of a DEQUANTIZE that reads a scale per channel
 
 
-def with_weights(graph: Graph, schemes: Mapping[int, Scheme]) -> tuple[Graph, Mapping[int, int], Mapping[int, str]]:
+def with_weights(graph: Graph, schemes: Mapping[int, Scheme]) -> tuple[Graph, Mapping[int, int], Mapping[int, OpRow]]:
     """The graph in which the weights of the nodes in `schemes` (node index -> weight-only Scheme) are stored as their scheme asks; old
-    node index -> new node index; node index -> why its weights (or some of its constants) stay as they are.
+    node index -> new node index; node index -> the report's row, with the reason where its weights (or some constants) stay as they are.
 
     int8, int4: symmetric, per output channel where the kernel takes that, max |w| / qmax for a step, codes from -qmax. float16: every
     float32 constant of more than one number. Tensors keep their indexes: a constant that nothing needs as float32 any more is stored
     anew in place, other forms are new tensors behind the old ones, made once each. What nothing reads any more stays, without a node
-    (see `assembly.compact`; `blockwise.renumbered` then puts references to scales by blocks right). A node that only made a constant
+    (see `assembly.compact`). A node that only made a constant
     real for others is gone, and has no new index; new nodes (a DEQUANTIZE, an activation) are those that are no old one's.
 
     *Domain*: nodes on float32 data; others are among those that stay. *Differs*: TF's converter leaves weights of fewer than 1,024
     elements (`Scheme.smallest`), and writes integer weights wherever its flags say so; here LiteRT's kernels decide, in every flavour.
     """
     made, moved, found = _rewritten(graph, schemes)
-    kept = {i: c.refused if isinstance(c, Choice) else c for i, c in found.items()}
-    return made, moved, {i: why for i, why in kept.items() if why}
+    return made, moved, {i: _row(graph, graph.nodes[i], found[i], scheme) for i, scheme in schemes.items()}
 
 
 def _rewritten(graph: Graph, schemes: Mapping[int, Scheme]) -> tuple[Graph, dict[int, int], dict[int, Choice | str]]:
@@ -52,13 +51,18 @@ def _rewritten(graph: Graph, schemes: Mapping[int, Scheme]) -> tuple[Graph, dict
     return *_Rewrite(graph, choices, values, store).build(), found
 
 
+def is_weight_only(scheme: Scheme) -> bool:
+    """Whether activations stay real and weights do not."""
+    return scheme.activation == FLOAT and scheme.weight != FLOAT
+
+
 def store_weights(model: Model, scheme: Scheme) -> Model:
     """The model with the weights of every op stored under one weight-only scheme; `.report` lists what stayed, of the primary graph.
 
     All graphs are treated alike: they may share constants, which would else be in the file in both forms.
     *Raises*: Unsupported for a scheme of integer activations, and where no op of the primary graph can store its weights so.
     """
-    if scheme.activation != FLOAT:
+    if not is_weight_only(scheme):
         raise Unsupported(f"scheme {scheme.name!r} is not weight-only", hint="It needs ranges: `qsim.quantize`")
     made = [_rewritten(g, {n.index: scheme for n in g.nodes}) for g in model.graphs]
     rows = tuple(_row(model.graph, n, made[0][2][n.index], scheme) for n in model.graph.nodes)
@@ -66,21 +70,16 @@ def store_weights(model: Model, scheme: Scheme) -> Model:
         reasons = some([f"op {row.index} {row.op}: {row.reason}" for row in rows])
         raise Unsupported(f"no op can store its weights as {scheme.name} asks", where=model.path, found=reasons)
     graphs, moved = zip(*(compact(found[0], g) for found, g in zip(made, model.graphs, strict=True)), strict=True)
-    signatures = tuple(_moved(s, moved[s.get("graph", 0)]) for s in model.signatures)
+    signatures = tuple(moved_signature(s, moved[s.get("graph", 0)]) for s in model.signatures)
     notes = (NO_BLOCKS,) if any(t.blocks is not None for g in graphs for t in g.tensors) else ()
-    graphs = tuple(renumbered(g, new) for g, new in zip(graphs, moved, strict=True))
     return model.but(graphs=graphs, signatures=signatures, report=Report(scheme.name, FLOAT, rows, (), notes=notes))
 
 
 def _row(graph: Graph, node: Node, found: Choice | str, scheme: Scheme) -> OpRow:
     output = graph.key(node.outputs[0]) if node.outputs else ""
     if isinstance(found, Choice):
-        return OpRow(node.index, node.op, output, f"{scheme.weight} weights", found.refused)
+        return OpRow(node.index, node.op, output, f"{FLOAT} x {scheme.weight}", found.refused)
     return OpRow(node.index, node.op, output, AS_IT_WAS, found)
-
-
-def _moved(signature: Mapping, moved: Mapping[int, int]) -> Mapping:
-    return {**signature, **{side: {k: moved[t] for k, t in signature[side].items()} for side in ("inputs", "outputs")}}
 
 
 class _Rewrite:

@@ -117,7 +117,7 @@ def choose_ranges(model: Model, asked: Request) -> Choice:
     if asked.strategy == "auto":
         return _auto(model, samples, asked, scheme, domain, why)
     with progress("observing", len(samples)) as step:
-        stats = calibrate.observe(model, Batches(samples), progress=_steps(step))
+        stats = calibrate.observe(model, Batches(samples), progress=steps(step))
     ranges = calibrate.ranges(model, stats, strategy, scheme=scheme, input_range=domain)
     return _chosen(ranges, asked.strategy, samples, [], (why,))
 
@@ -136,7 +136,7 @@ def _auto(model: Model, samples: Samples, asked: Request, scheme: Schemes, domai
     groups = group_numbers(asked.groups, asked.data, len(samples))
     with progress("comparing strategies", None) as step:
         ranges, compared = calibrate.choose(
-            model, Batches(samples), scheme, task=asked.task, groups=groups, input_range=domain, progress=_steps(step)
+            model, Batches(samples), scheme, task=asked.task, groups=groups, input_range=domain, progress=steps(step)
         )  # fmt: skip
     return _chosen(ranges, f"auto, {compared.chosen}", samples, compared.rows(), (why, compared.words, *compared.notes))
 
@@ -148,7 +148,7 @@ def _chosen(ranges: Any, words: str, samples: Samples, rows: list[dict[str, Any]
     return Choice(ranges, words, len(samples), rows, (*samples.notes, *notes, *ranges.notes))
 
 
-def _steps(step: Any) -> Any:
+def steps(step: Any) -> Any:
     """`progress` of `observe` tells the count so far; a bar wants the increase."""
     seen = 0
 

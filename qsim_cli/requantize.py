@@ -116,8 +116,7 @@ def _improved(
 ) -> tuple[Model | None, Verdict]:
     from calibrate.requantizing import improve
 
-    from .choosing import Batches
-    from .choosing import _steps as steps
+    from .choosing import Batches, steps
 
     labels = samples.labels
     if labels is not None and labels.dtype.kind in "iu":

@@ -45,7 +45,8 @@ def dense(outputs: int = 8, depth: int = 64, act: str = "NONE", **options: Any) 
 
 
 def kept(model: Model, scheme: Scheme) -> dict[int, str]:
-    return dict(with_weights(model.graph, {n.index: scheme for n in model.graph.nodes})[2])
+    rows = with_weights(model.graph, {n.index: scheme for n in model.graph.nodes})[2]
+    return {i: row.reason for i, row in rows.items() if row.reason}
 
 
 def named(model: Model, name: str) -> Tensor:
@@ -149,8 +150,9 @@ def test_small_weights_stay():
 
 def test_nodes_may_have_schemes_of_their_own():
     graph = small.float_net().graph
-    made, moved, reasons = with_weights(graph, {0: DYNAMIC8, 1: FLOAT16, 3: BLOCKWISE4})
-    assert [made.tensors[graph.nodes[i].inputs[1]].type for i in (0, 1, 3)] == ["int8", "float16", "int4"] and not reasons
+    made, moved, rows = with_weights(graph, {0: DYNAMIC8, 1: FLOAT16, 3: BLOCKWISE4})
+    assert [made.tensors[graph.nodes[i].inputs[1]].type for i in (0, 1, 3)] == ["int8", "float16", "int4"]
+    assert not any(row.reason for row in rows.values())
     assert {i: made.nodes[at].op for i, at in moved.items()} == {n.index: n.op for n in graph.nodes}
     assert [n.op for n in made.nodes[:2]] == ["DEQUANTIZE"] * 2
     assert with_weights(graph, {})[1] == {n.index: n.index for n in graph.nodes}
@@ -237,8 +239,8 @@ def test_reasons():
 def test_a_float16_constant_that_does_not_fit_stays_alone():
     net, y = dense()
     net.tensors[2].data[0] = 1e6
-    graph, _, reasons = with_weights(net.model(y).graph, {0: FLOAT16})
-    assert graph.tensors[1].type == "float16" and graph.tensors[2].type == "float32" and "'b'" in reasons[0]
+    graph, _, rows = with_weights(net.model(y).graph, {0: FLOAT16})
+    assert graph.tensors[1].type == "float16" and graph.tensors[2].type == "float32" and "'b'" in rows[0].reason
 
 
 def test_what_no_op_can_do_is_refused_before_writing():
