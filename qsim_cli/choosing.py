@@ -18,8 +18,8 @@ from calibrate.strategies import parse
 from qsim.errors import BadData, BadRecipe, Unsupported
 from qsim.graph import Model
 from qsim.layout import layout
-from qsim.recipe import Schemes, load_recipe
-from qsim.scheme import INT8, scheme_named
+from qsim.recipe import Recipe, Schemes, load_recipe
+from qsim.scheme import INT8, Scheme, scheme_named
 
 from .samples import Samples, declared_domain, read
 from .screen import cells, progress, say, table
@@ -81,6 +81,14 @@ def scheme_of(name: str, recipe: Path | None = None, *, per_tensor: bool = False
     found = scheme_named(name)
     found = replace(found, per_channel=False) if per_tensor else found
     return found if smallest is None else replace(found, smallest=smallest)
+
+
+def require_kernels(scheme: Schemes) -> None:
+    """*Raises*: Unsupported for a scheme that no file can hold, before any work."""
+    schemes = [scheme] if isinstance(scheme, Scheme) else [r.scheme for r in scheme.rules] if isinstance(scheme, Recipe) else []
+    name = next((s.name for s in schemes if s.is_simulated), None)
+    if name is not None:
+        raise Unsupported(f"scheme {name!r} is simulated: no file can hold it", hint="qsim.quantize in Python, and fake mode")
 
 
 def needs_ranges(model: Model, scheme: Schemes) -> bool:

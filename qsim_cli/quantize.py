@@ -86,13 +86,14 @@ def command(
         raise BadRecipe("--correct bias measures on --data", found="no --data")
     may_write(output, [p for p in (model, data, ranges, recipe) if p is not None], force)
 
-    from .choosing import Request, choose_ranges, corrected, needs_ranges, scheme_of
+    from .choosing import Request, choose_ranges, corrected, needs_ranges, require_kernels, scheme_of
     from .computing import choose_device
     from .preparing import border_of, input_domain, prepared, settled
     from .values import Affine
 
     choose_device(device)
     wanted = scheme_of(scheme, recipe, per_tensor=per_tensor, smallest=smallest)
+    require_kernels(wanted)
     border = border_of(wanted, io, input_type, output_type)
     loaded, own, told_first = prepared(model, fold)
     asked = found = None
@@ -146,6 +147,8 @@ def _report(made: Model, output: Path, found: Choice | None, told: list[str], js
     """What was done: the compared strategies, changed ranges, guarded channels, and the ops that stay float (tensors: `qsim inspect`)."""
     from dataclasses import asdict
 
+    from qsim.layout import HARMLESS
+
     report = made.report
     size, choice = output.stat().st_size, {} if found is None else found.facts()
     sections = {title: [asdict(row) for row in rows] for title, rows in report.sections().items()}
@@ -157,7 +160,7 @@ def _report(made: Model, output: Path, found: Choice | None, told: list[str], js
     for title, rows in sections.items():
         if rows and title not in ("ops", "tensors"):
             table(title, list(rows[0]), (cells(row) for row in rows))
-    for row in report.kept_float:
+    for row in (r for r in report.kept_float if r.reason not in HARMLESS):
         say(f"note: op {row.index} {row.op} ({row.output}) stays as it was: {row.reason}")
     for note in report.notes:
         say(f"note: {note}")

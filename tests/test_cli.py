@@ -429,3 +429,39 @@ def test_inputs_outside_the_domain_and_dead_outputs_are_told(capsys, here):
     np.savez("flat.npz", x=np.zeros((9, 8, 8, 1), np.float32))
     code, _, err = run(capsys, "run", "q.tflite", "flat.npz", "-o", "flat_out.npz")
     assert code == 0 and "the same for all 9 samples" in err
+
+
+# schemes and recipes
+
+
+def test_weight_only_schemes_need_no_data(capsys, here):
+    code, out, err = run(capsys, "quantize", "net.tflite", "--scheme", "dynamic8", "-o", "d.tflite")
+    assert code == 0 and "dynamic8" in out and "it has no weights" not in err
+    assert {t.type for t in qsim.load("d.tflite").graph.tensors if t.is_constant} >= {"int8", "float32"}
+
+
+def test_a_simulated_scheme_is_refused_before_any_work(capsys, here):
+    code, _, err = run(capsys, "quantize", "net.tflite", "--scheme", "sim:a4w4", "--data", "nowhere.npz", "-o", "s.tflite")
+    assert code == 4 and "simulated" in err and not Path("s.tflite").exists()
+
+
+def test_a_recipe_file_and_borders_by_any_name(capsys, here):
+    Path("r.toml").write_text('default = "int8"\n[[rules]]\nop = "CONV_2D"\nscheme = "int16x8"\n')
+    arguments = ("--recipe", "r.toml", "--default-range=-4,4", "--input-type", "QUANTIZED_UINT8", "-o", "m.tflite")
+    code, out, _ = run(capsys, "quantize", "net.tflite", *arguments)
+    made = qsim.load("m.tflite").graph
+    assert code == 0 and [made.tensors[t].type for t in (*made.inputs, *made.outputs)] == ["uint8", "float32"]
+    assert {made.tensors[n.outputs[0]].type for n in made.nodes if n.op == "CONV_2D"} == {"int16"}
+    assert "uint8 and float32" in out
+
+
+def test_strict_lists_what_would_stay_float(capsys, here):
+    code, _, err = run(capsys, "quantize", "net.tflite", "--scheme", "blockwise4", "--strict", "-o", "b.tflite")
+    assert code == 4 and "CONV_2D: no kernel takes weights with scales by blocks" in err and not Path("b.tflite").exists()
+
+
+def test_biases_are_corrected_on_the_data(capsys, here):
+    code, _, err = run(capsys, "quantize", "net.tflite", "--data", "data.npz", "--scheme", "int8w4", "--correct", "bias", "-o", "c.tflite")
+    assert code == 0 and "biases of" in err and "steps on average" in err
+    code, _, err = run(capsys, "quantize", "net.tflite", "--default-range=-4,4", "--correct", "bias", "-o", "c2.tflite")
+    assert code == 2 and "--data" in err
