@@ -8,6 +8,8 @@ from .assembly import compact, moved_signature
 from .graph import Graph, Model, Node, Options, Tensor
 from .inference import stores_codes
 from .program import stored_constant
+from .quantizer import quantize
+from .recipe import Schemes
 
 FLOAT = "float32"
 HELD = ("QUANTIZE", "DEQUANTIZE", "DENSIFY")  # ops that give the real values of their input
@@ -25,13 +27,38 @@ def dequantize(model: Model) -> Model:
     return model.but(graphs=tuple(g for g, _ in found), signatures=signatures, report=None)
 
 
+def converted(model: Model, scheme: Schemes, *, io: str | tuple[str, str] = "float32", target: str = "litert") -> Model:
+    """A quantized model under another scheme, with the ranges that it has: int8 to uint8, to int16x8, to weights alone, and so on.
+
+    No better than the file: weights are those that it stores, and what its ranges clip stays clipped. *Raises*: as `quantize`.
+    """
+    return quantize(dequantize(model), own_ranges(model), scheme, io=io, target=target)
+
+
+def own_ranges(model: Model) -> dict[str, tuple[float, float]]:
+    """{tensor key of `dequantize(model)`: (low, high)}: the real values that the codes of each activation cover; where several tensors
+    of codes became one float tensor, those of the first."""
+    work, (made, new) = _work(model.graph), _converted(model.graph)
+    found: dict[str, tuple[float, float]] = {}
+    for t in model.graph.tensors:
+        if stores_codes(t) and t.qparams is not None and not t.is_constant and work.root(t.index) in new:
+            low, high = t.qparams.real_range()
+            found.setdefault(made.key(new[work.root(t.index)]), (float(low[0]), float(high[0])))
+    return found
+
+
 def _converted(graph: Graph) -> tuple[Graph, dict[int, int]]:
     """(the float graph, old tensor index -> new one)."""
+    work = _work(graph)
+    made = graph.but(tensors=tuple(work.tensors), nodes=tuple(work.finished()))
+    return compact(made, graph)
+
+
+def _work(graph: Graph) -> _Conversion:
     work = _Conversion(graph)
     for node in graph.nodes:
         work.take(node)
-    made = graph.but(tensors=tuple(work.tensors), nodes=tuple(work.finished()))
-    return compact(made, graph)
+    return work
 
 
 class _Conversion:
@@ -47,7 +74,7 @@ class _Conversion:
         if not self._holds(node):
             self.nodes.append(node)
             return
-        source, target = self._root(node.inputs[0]), node.outputs[0]
+        source, target = self.root(node.inputs[0]), node.outputs[0]
         ends = (*self.graph.inputs, *self.graph.outputs)
         if self.tensors[source].data is not None:
             value = self.tensors[source].data.astype(np.float32)  # type: ignore[union-attr]
@@ -63,10 +90,10 @@ class _Conversion:
         """Whether a node only gives the real values of its input, which are float32 now, or a constant."""
         if node.op not in HELD:
             return False
-        source, target = self.tensors[self._root(node.inputs[0])], self.tensors[node.outputs[0]]
+        source, target = self.tensors[self.root(node.inputs[0])], self.tensors[node.outputs[0]]
         return target.type == FLOAT and (source.data is not None or (source.type == FLOAT and node.op != "DENSIFY"))
 
-    def _root(self, t: int) -> int:
+    def root(self, t: int) -> int:
         while t in self.same:
             t = self.same[t]
         return t
@@ -81,8 +108,8 @@ class _Conversion:
         return [self._finished(n, i) for i, n in enumerate(self.nodes)]
 
     def _finished(self, node: Node, index: int) -> Node:
-        inputs = tuple(t if t < 0 else self._root(t) for t in node.inputs)
-        outputs = tuple(map(self._root, node.outputs))
+        inputs = tuple(t if t < 0 else self.root(t) for t in node.inputs)
+        outputs = tuple(map(self.root, node.outputs))
         bare = any(stores_codes(self.graph.tensors[t]) for t in node.intermediates)
         between = () if bare else node.intermediates
         return node.but(

@@ -24,7 +24,12 @@ Keep = Annotated[str | None, Parameter(help="Leave tensors whose name matches th
 KeepIo = Annotated[bool, Parameter(name="--keep-io", negative="", help="Leave the parameters of integer inputs and outputs.")]
 Original = Annotated[Path | None, Parameter(help="The float .tflite it came from: observed in its place, and quantized anew.")]
 DryRun = Annotated[bool, Parameter(name="--dry-run", negative="", help="Decide and tell, write nothing.")]
-To = Annotated[Literal["float32"] | None, Parameter(help="float32: write the float model that the file stands for. Needs no data.")]
+To = Annotated[
+    Literal["float32", "int8", "uint8", "int16x8"] | None,
+    Parameter(help="float32: the float model that the file stands for; else the same ranges in another type. Needs no data."),
+]
+OneScale = Annotated[bool, Parameter(name="--per-tensor", negative="", help="With --to: one weight scale a tensor.")]
+Border = Annotated[str, Parameter(help="With --to: type of the model's inputs and outputs, float32, int8, uint8 or int16, by any name.")]
 LabelOffset = Annotated[int, Parameter(help="Added to every label; 1 for nets whose class 0 is 'background'.")]
 
 
@@ -39,6 +44,8 @@ def command(
     keep_io: KeepIo = False,
     original: Original = None,
     to: To = None,
+    per_tensor: OneScale = False,
+    io: Border = "float32",
     dry_run: DryRun = False,
     strategy: o.Strategy = "auto",
     input_range: o.InputRange = None,
@@ -65,7 +72,7 @@ def command(
         may_write(output, [p for p in (model, data, original) if p is not None], force)
     loaded = load(model)
     if data is None:
-        return _converted(loaded, None if dry_run else output, force, json)
+        return _converted(loaded, str(to), per_tensor, io, None if dry_run else output, force, json)
 
     from calibrate.requantizing import Asked
 
@@ -88,15 +95,20 @@ def command(
     return 0 if verdict.better else 1
 
 
-def _converted(loaded: Model, output: Path | None, force: bool, json: bool) -> int:
-    """The float model, written."""
-    from qsim.dequantizer import dequantize
+def _converted(loaded: Model, to: str, per_tensor: bool, io: str, output: Path | None, force: bool, json: bool) -> int:
+    """The float model, or one of another type with the same ranges, written."""
+    from calibrate.legacy import element_type
+    from qsim.dequantizer import converted, dequantize
 
-    how = _write(dequantize(loaded), output, output is None, force)
+    from .choosing import scheme_of
+
+    border, scheme = element_type(io), scheme_of(to, per_tensor=per_tensor)
+    made = dequantize(loaded) if to == "float32" else converted(loaded, scheme, io=border)
+    how = _write(made, output, output is None, force)
     if json:
         emit({"output": None if output is None else str(output), "written": how})
     elif output is not None:
-        text(f"wrote {output}: {output.stat().st_size:,} bytes, float32")
+        text(f"wrote {output}: {output.stat().st_size:,} bytes, {to}")
     return 0
 
 

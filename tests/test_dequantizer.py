@@ -10,7 +10,7 @@ from nets import Net, random_net, random_range
 import qsim
 from qsim import reader
 from qsim.check import check
-from qsim.dequantizer import dequantize
+from qsim.dequantizer import converted, dequantize
 from qsim.graph import Graph, Model, Node, Options, QParams, Tensor
 from qsim.layout import layout
 from qsim.quantizer import quantize
@@ -136,3 +136,29 @@ def test_real_nets_of_every_scheme(name, models_dir, oracle):
     found = oracle.run(to_bytes(made), xs)
     for t, y in zip(made.graph.outputs, made.function("float").batch(*xs), strict=True):
         assert np.abs(found[t] - y).max() <= 1e-4 * np.abs(y).max()
+
+
+@pytest.mark.parametrize("scheme", [qsim.UINT8, qsim.INT16X8, qsim.INT8, qsim.WEIGHTS8], ids=lambda s: s.name)
+def test_another_scheme_with_the_ranges_that_the_file_has(scheme, oracle):
+    """Equal to LiteRT, and as close to the file's own function as its steps are fine."""
+    source, x = small.float_net(), small.images(32).astype(np.float32) / 255
+    taps = source.function("float", taps="all").batch(x)[1]
+    model = read_back(quantize(source, {source.graph.key(t): (taps[t].min(), taps[t].max()) for g in layout(source).groups for t in g}))
+    made = read_back(converted(model, scheme))
+    mine, theirs = made.function("integer").batch(x)[0], oracle.run(to_bytes(made), [x])[made.graph.outputs[0]]
+    assert np.array_equal(mine, theirs) or scheme.activation == "float32"
+    real = model.function("float").batch(x)[0]
+    assert np.abs(mine - real).max() < (0.02 if scheme.activation in ("int16", "float32") else 0.05)
+    assert ({t.type for t in made.graph.tensors if t.qparams is not None} & {"uint8", "int16", "int8"}) - {"int8"} == {
+        "uint8": {"uint8"}, "int16x8": {"int16"}, "int8": set(), "weights8": set(),
+    }[scheme.name]  # fmt: skip
+
+
+def test_an_int8_file_comes_back_from_its_own_ranges():
+    source, rng = small.float_net(), np.random.default_rng(1)
+    model = quantized(source, rng, "float32")
+    again = converted(model, qsim.INT8)
+    for a, b in zip(model.graph.tensors, again.graph.tensors, strict=True):
+        assert (a.type, a.qparams is None) == (b.type, b.qparams is None)
+        if a.qparams is not None and not a.is_constant:
+            assert np.allclose(a.qparams.scale, b.qparams.scale, rtol=1e-6) and np.array_equal(a.qparams.zero_point, b.qparams.zero_point)
