@@ -86,8 +86,8 @@ def main() -> int:
     asked = parser.parse_args()
     root = sets.root() / "nets"
     old = json.loads(asked.output.read_text())["files"] if asked.resume and asked.output.exists() else {}
-    found = {n: o for n, o in old.items() if all(map(_stands, o.values()))}
     todo = {n: path for path in sorted(root.rglob("*.tflite")) for n in names(path, root) if re.search(asked.only, n)}
+    found = {n: o for n, o in old.items() if n not in todo or all(map(_stands, o.values()))}
     with ThreadPoolExecutor(asked.jobs) as pool:
         waiting = {pool.submit(certified, path, n, asked.samples): n for n, path in todo.items() if n not in found}
         for done in track(as_completed(waiting), "certifying", total=len(waiting)):
