@@ -28,5 +28,5 @@ def command(old: o.Model, new: Other, /, *, json: o.Json = False) -> int:
         table(f"from {old} to {new}", COLUMNS, ((c.kind, c.where, c.words) for c in found))
         text(", ".join(f"{count} {kind}" for kind, count in Counter(c.kind for c in found).items()) + " changes")
     else:
-        text(safe(f"{old} and {new} say the same"))
+        text(safe(f"no difference: {old} and {new} say the same"))
     return 1 if found else 0

@@ -223,7 +223,7 @@ def test_the_command_tells_by_its_exit_code(tmp_path, capsys):
     qsim.save(FLOAT, a)
     qsim.save(changed(FLOAT, hidden={"name": "[red]\x1bhid"}), b)
     assert main(["diff", str(a), str(a)]) == 0
-    assert "say the same" in capsys.readouterr().out
+    assert "no difference" in capsys.readouterr().out
     assert main(["diff", str(a), str(b)]) == 1
     shown = capsys.readouterr().out
     assert "renamed hidden" in shown and "[red]" in shown and "\x1b" not in shown and "1 tensor" in shown
