@@ -84,18 +84,9 @@ class Assembly:
 
     def _new(self, t: int, kind: str, q: QParams | None) -> int:
         old = self.graph.tensors[t]
-        made = Tensor(len(self.tensors), self._name(old.name, kind), old.shape, kind, q, shape_signature=old.shape_signature)
+        made = Tensor(len(self.tensors), new_name(self.names, old.name, kind), old.shape, kind, q, shape_signature=old.shape_signature)
         self.tensors.append(made)
         return made.index
-
-    def _name(self, stem: str, suffix: str) -> str:
-        name = base = f"{stem}_{suffix}"
-        count = 1
-        while name in self.names:
-            count += 1
-            name = f"{base}_{count}"
-        self.names.add(name)
-        return name
 
     def _convert(self, op: str, source: int, target: int) -> int:
         from .ops import REGISTRY
@@ -186,7 +177,7 @@ class Assembly:
             inputs[bp] = self.constant(node.inputs[bp], codes, scheme.bias, q)
         elif node.op in NEED_BIAS:
             codes, q = quantize_bias(np.zeros(len(found.bias)), scale, scales, scheme.bias)
-            inputs[bp:] = [self._append(self._name(self.graph.tensors[node.outputs[0]].name, "bias"), codes, scheme.bias, q)]
+            inputs[bp:] = [self._append(new_name(self.names, self.graph.tensors[node.outputs[0]].name, "bias"), codes, scheme.bias, q)]
 
     def constant(self, t: int, codes: np.ndarray, kind: str, q: QParams) -> int:
         """Index of constant t as codes: in place for its first role unless something still reads the float values, else a copy."""
@@ -196,7 +187,7 @@ class Assembly:
             at, self.tensors[t] = t, _constant(self.tensors[t], codes, kind, q)
             self.became_constant.add(t)
         else:
-            at = self._append(self._name(self.graph.tensors[t].name, kind), codes, kind, q, self.graph.tensors[t])
+            at = self._append(new_name(self.names, self.graph.tensors[t].name, kind), codes, kind, q, self.graph.tensors[t])
         self.forms[t, (kind, q)] = at
         return at
 
@@ -204,6 +195,17 @@ class Assembly:
         shape = codes.shape if like is None else like.shape
         self.tensors.append(_constant(Tensor(len(self.tensors), name, shape, kind), codes, kind, q))
         return len(self.tensors) - 1
+
+
+def new_name(names: set[str], stem: str, suffix: str) -> str:
+    """stem_suffix, with a number behind where that is taken; it is added to the names."""
+    name = base = f"{stem}_{suffix}"
+    count = 1
+    while name in names:
+        count += 1
+        name = f"{base}_{count}"
+    names.add(name)
+    return name
 
 
 def _constant(t: Tensor, codes: np.ndarray, kind: str, q: QParams) -> Tensor:

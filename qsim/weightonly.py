@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .assembly import compact, moved_signature
+from .assembly import compact, moved_signature, new_name
 from .blockwise import attached
 from .errors import Unsupported
 from .graph import Graph, Model, Node, Options, Tensor
@@ -145,23 +145,16 @@ class _Rewrite:
     def _with_scales(self, at: int) -> None:
         """The tensor's scales by blocks as a tensor of their own, to which it refers."""
         scale = self.tensors[at].blocks.scale.astype(np.float16)  # type: ignore[union-attr]
-        scales = Tensor(len(self.tensors), self._name(self.tensors[at].name, "scales"), scale.shape, "float16", data=scale)
+        scales = Tensor(len(self.tensors), new_name(self.names, self.tensors[at].name, "scales"), scale.shape, "float16", data=scale)
         self.tensors.append(scales)
         self.tensors[at] = attached(self.tensors[at], scales.index)
 
     def _append(self, like: Tensor, suffix: str, **fields) -> int:
-        made = Tensor(len(self.tensors), self._name(like.name, suffix), like.shape, shape_signature=like.shape_signature, **fields)
+        made = Tensor(
+            len(self.tensors), new_name(self.names, like.name, suffix), like.shape, shape_signature=like.shape_signature, **fields
+        )
         self.tensors.append(made)
         return made.index
-
-    def _name(self, stem: str, suffix: str) -> str:
-        name = base = f"{stem}_{suffix}"
-        count = 1
-        while name in self.names:
-            count += 1
-            name = f"{base}_{count}"
-        self.names.add(name)
-        return name
 
     def _node(self, op: str, source: int, target: int) -> Node:
         from .ops import REGISTRY
