@@ -12,7 +12,7 @@ from .errors import BadRecipe, Unsupported
 from .graph import Graph, Model, Node, Tensor
 from .layout import HARMLESS, Layout, Variable, for_target, layout, record
 from .ranges import GroupRange, dictated_ends, group_ranges
-from .recipe import Recipe, Schemes, schemes_of
+from .recipe import Recipe, Schemes, given_ranges, schemes_of
 from .report import AS_IT_WAS, GuardRow, OpRow, RepairRow, Report, TensorRow, some
 from .scheme import INT8, INT8W4, INT16X8, UINT8, Scheme
 from .solve import Conflict, Solution, data_position, largest_input, owner, solve
@@ -52,6 +52,7 @@ def quantize(
     _refuse(model, schemes, border)
     if isinstance(scheme, Scheme) and is_weight_only(scheme) and not forbidden:
         return _strict(store_weights(model, scheme)) if strict else store_weights(model, scheme)
+    ranges = {**ranges, **recipe_ranges(model, scheme)}
     source = _source(model, schemes, forbidden)
     excluded = {source.moved[i]: why for i, why in forbidden.items() if i in source.moved}
     while True:
@@ -75,6 +76,15 @@ def _strict(made: Model) -> Model:
     if lost:
         raise Unsupported(f"{len(lost)} op(s) would stay float:\n  " + "\n  ".join(lost), where=made.path, hint="Leave --strict out")
     return made
+
+
+def recipe_ranges(model: Model, scheme: Schemes) -> dict[str, Any]:
+    """{tensor key: (low, high) or `QParams`} that a recipe gives; they go before others."""
+    if not isinstance(scheme, Recipe) or not scheme.tensors:
+        return {}
+    plan = layout(model, scheme)
+    types = {t: kinds[0] for t, kinds in plan.grouped.items()} | dict(plan.native)
+    return {model.graph.key(t): ends for t, ends in given_ranges(model, scheme.tensors, types)}
 
 
 class _Source(NamedTuple):

@@ -85,13 +85,12 @@ def smallest_scale(type_name: str) -> float:
 def affine(low: float, high: float, type_name: str = "int8", *, symmetric: bool = False) -> tuple[np.float32, int]:
     """(scale, zero point) of a real range: the range is first extended to hold 0, so that 0.0 is always a code.
 
-    <<<<<<< HEAD
-        Formula: scale = f32((f32(high) - f32(low)) / (qmax - qmin)); zero_point = clip(round(qmin - low / scale), qmin, qmax), halves away
-        from zero. uint8: all in float64, from the end that loses less, and only the scale is then rounded to float32.
-        Symmetric: scale = f32(max(|low|, |high|) / qmax), zero_point 0. A scale below `smallest_scale` (also a zero-width range) is raised.
+    Formula: scale = f32((f32(high) - f32(low)) / (qmax - qmin)); zero_point = clip(round(qmin - low / scale), qmin, qmax), halves away
+    from zero. uint8: all in float64, from the end that loses less, and only the scale is then rounded to float32.
+    Symmetric: scale = f32(max(|low|, |high|) / qmax), zero_point 0. A scale below `smallest_scale` (also a zero-width range) is raised.
 
-        *Domain*: finite, low <= high. *Raises*: BadRange otherwise. *Restates*: the TFLite converter, its calibrated int8 and its uint8 of
-        default ranges and input statistics. *Differs from*: ai-edge-quantizer, which computes in float32 and rounds halves to even.
+    *Domain*: finite, low <= high. *Raises*: BadRange otherwise. *Restates*: the TFLite converter, its calibrated int8 and its uint8 of
+    default ranges and input statistics. *Differs from*: ai-edge-quantizer, which computes in float32 and rounds halves to even.
     """
     low, high = float(low), float(high)
     if not (np.isfinite(low) and np.isfinite(high)):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from qsim.errors import BadRecipe
 from qsim.graph import Model
@@ -60,21 +59,11 @@ def settled(
 ) -> tuple[dict[str, Pair], list[str]]:
     """(ranges completed: those that the file brings along, then those of the recipe, go before calibrated ones; what to tell)."""
     from calibrate.lacking import require, with_default
+    from qsim.quantizer import recipe_ranges
 
-    found = {**ranges, **own, **_of_recipe(model, scheme)}
+    found = {**ranges, **own, **recipe_ranges(model, scheme)}
     if default is None:
         require(model, found, scheme)
         return found, []
     completed, notes = with_default(model, found, default, scheme)
     return completed, list(notes)
-
-
-def _of_recipe(model: Model, scheme: Schemes) -> dict[str, Any]:
-    from qsim.layout import layout
-    from qsim.recipe import given_ranges
-
-    if not isinstance(scheme, Recipe) or not scheme.tensors:
-        return {}
-    plan = layout(model, scheme)
-    types = {t: kinds[0] for t, kinds in plan.grouped.items()} | dict(plan.native)
-    return {model.graph.key(t): ends for t, ends in given_ranges(model, scheme.tensors, types)}

@@ -140,10 +140,8 @@ def test_faulty_recipes_are_told_by_entry(tmp_path, text, reason):
 def test_a_given_scale_and_zero_point_reach_the_file():
     model = two_convs()
     name = model.graph.key(model.graph.nodes[0].outputs[0])
-    plan = layout(model, INT8)
-    given = dict(recipes.given_ranges(model, [Given(name, None, 0.037, 5)], plan.native))
-    ranges = {model.graph.key(t): (-1.0, 1.0) for group in plan.groups for t in group}
-    made = quantize(model, ranges | {model.graph.key(t): ends for t, ends in given.items()})
+    ranges = {model.graph.key(t): (-1.0, 1.0) for group in layout(model, INT8).groups for t in group}
+    made = quantize(model, ranges, Recipe((Rule(INT8),), (Given(name, None, 0.037, 5),)))
     q = made.graph.tensors[made.graph.find(name)].qparams
     assert (q.scale[0], q.zero_point[0]) == (np.float32(0.037), 5)
 
