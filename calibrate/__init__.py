@@ -19,6 +19,7 @@ _WHERE = {
     "load_ranges": "rangefile",
     "open_data": "data",
     "correct_bias": "correction",
+    "correct_if_better": "correction",
     "improve": "requantizing",
 }
 __all__ = list(_WHERE)
@@ -26,7 +27,7 @@ __all__ = list(_WHERE)
 if TYPE_CHECKING:
     from .archive import load_statistics
     from .choosing import choose
-    from .correction import correct_bias
+    from .correction import correct_bias, correct_if_better
     from .data import open_data
     from .observer import observe
     from .rangefile import load_ranges, save_ranges

@@ -4,8 +4,8 @@ Answer, per task and scheme: accuracy of both, paired counts (lost: only the flo
 agreement of the top class, KL divergence, SQNR. Ranges and bias corrections come from the calibration set alone. A net passes where
 lost - won <= 2 sqrt(lost + won), or where it drops by at most 0.3 points.
 
-    QSIM_MODELS=... python experiments/accuracy.py [--task resnet8 ...] [--scheme int8 int8w4 ...] [--correct] [--strategy minmax auto ...]
-        [--flavour xnnpack] [--out FILE.json]
+    QSIM_MODELS=... python experiments/accuracy.py [--task resnet8 ...] [--scheme int8 int8w4 ...] [--strategy minmax auto ...]
+        [--correct bias|auto] [--flavour xnnpack] [--out FILE.json]
 """
 
 from __future__ import annotations
@@ -59,20 +59,23 @@ def judge(real: np.ndarray, stored: np.ndarray, y: np.ndarray) -> dict[str, Any]
     }  # fmt: skip
 
 
-def measure(name: str, scheme: qsim.Scheme, strategy: str, flavour: str, correct: bool) -> dict[str, Any]:
+def measure(name: str, scheme: qsim.Scheme, strategy: str, flavour: str, correct: str) -> dict[str, Any]:
     """One row: a task, quantized by one scheme and strategy, on its whole test set."""
     task = sets.TASKS[name]
     model = net(task.net)
     x, y = sets.load(task.test)
     seen = sets.load(task.calibration)[0]
     made = qsim.quantize(model, ranges_of(model, seen, strategy, task.domain, scheme=scheme), scheme)
-    if correct:
+    if correct == "bias":
         made = calibrate.correct_bias(model, made, [seen])[0]
+    if correct == "auto":
+        made, _, decision = calibrate.correct_if_better(model, made, [seen])
+        print(decision.words, flush=True)
     real = model.function("float").batch(x)[0].reshape(len(x), -1)
     stored = made.function("integer", flavour).batch(x)[0].reshape(len(x), -1)
     assert y is not None
     shift = 1 if real.shape[1] == 1001 else 0  # these nets count a background class before the others
-    facts = {"task": name, "scheme": scheme.name, "strategy": strategy, "corrected": correct, "flavour": flavour}
+    facts = {"task": name, "scheme": scheme.name, "strategy": strategy, "correct": correct, "flavour": flavour}
     return {**facts, **judge(real, stored, y.reshape(-1) + shift)}
 
 
@@ -80,7 +83,9 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--task", nargs="*", default=["resnet8", "vww96", "mobilenet_v1"], choices=CLASSIFICATION)
     p.add_argument("--scheme", nargs="*", default=["int8"], choices=sorted(SCHEMES))
-    p.add_argument("--correct", action="store_true", help="correct biases")
+    p.add_argument(
+        "--correct", default="no", choices=("no", "bias", "auto"), help="correct biases: always, or where it helps held-back data"
+    )
     p.add_argument("--strategy", nargs="*", default=["auto"])
     p.add_argument("--flavour", default="xnnpack")
     p.add_argument("--out", type=Path)

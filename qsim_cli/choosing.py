@@ -130,14 +130,21 @@ def choose_ranges(model: Model, asked: Request) -> Choice:
     return _chosen(ranges, asked.strategy, samples, [], (why,))
 
 
-def corrected(model: Model, made: Model, asked: Request) -> tuple[Model, str]:
-    """(the quantized model with corrected biases, what was done in words)."""
+def corrected(model: Model, made: Model, asked: Request, how: str) -> tuple[Model, str]:
+    """(the quantized model with corrected biases, what was done in words). how: "bias", or "auto" for where it helps."""
     samples = read(asked.data, model, "float", asked.affine)
+    decision = None
     with progress("correcting biases", None) as step:
-        made, rows = calibrate.correct_bias(model, made, Batches(samples), progress=step)
+        if how == "auto":
+            groups = group_numbers(asked.groups, asked.data, len(samples))
+            made, rows, decision = calibrate.correct_if_better(
+                model, made, Batches(samples), task=asked.task, groups=groups, progress=step
+            )  # fmt: skip
+        else:
+            made, rows = calibrate.correct_bias(model, made, Batches(samples), progress=step)
     most = max(rows, key=lambda r: r.mean, default=None)
     words = f", most of op {most.node} {most.op}, by {most.mean:.3g} steps on average" if most else ""
-    return made, f"biases of {len(rows)} ops corrected{words}"
+    return made, decision.words if decision else f"biases of {len(rows)} ops corrected{words}"
 
 
 def _auto(model: Model, samples: Samples, asked: Request, scheme: Schemes, domain: Any, why: str) -> Choice:

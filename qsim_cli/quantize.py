@@ -36,7 +36,8 @@ Border = Annotated[
     str | None, Parameter(help="Type of the model's inputs and outputs: float32 (default), int8, uint8 or int16, by any name.")
 ]
 Correct = Annotated[
-    Literal["bias"] | None, Parameter(help="bias: what quantization adds to the mean of a channel goes into its bias; needs --data.")
+    Literal["bias", "auto"] | None,
+    Parameter(help="bias: what quantization adds to the mean of a channel goes into its bias; auto: where that helps on held-back data."),
 ]
 Side = Annotated[str | None, Parameter(help="As --io, for this side alone.")]
 
@@ -83,7 +84,7 @@ def command(
     if data is not None and ranges is not None:
         raise BadRecipe("give --data or --ranges", found="both")
     if correct and data is None:
-        raise BadRecipe("--correct bias measures on --data", found="no --data")
+        raise BadRecipe("--correct measures on --data", found="no --data")
     may_write(output, [p for p in (model, data, ranges, recipe) if p is not None], force)
 
     from .choosing import Request, choose_ranges, corrected, needs_ranges, require_kernels, scheme_of
@@ -111,7 +112,7 @@ def command(
         say(f"note: {note}")
     made = quantize(loaded, given, wanted, io=border, target=target, strict=strict)
     if correct and asked is not None:
-        made, shifts = corrected(loaded, made, asked)
+        made, shifts = corrected(loaded, made, asked, correct)
         say(f"note: {shifts}")
     save(made, output, force=force)
     told = _tried(made, asked)

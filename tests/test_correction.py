@@ -62,3 +62,24 @@ def test_another_source_is_refused():
         calibrate.correct_bias(model, model, [X])
     with pytest.raises(qsim.BadData, match="NaN"):
         calibrate.correct_bias(model, quantized(model, INT8), [np.full_like(X, np.nan)])
+
+
+def test_held_back_samples_decide_whether_to_correct():
+    model = small.float_net()
+    coarse = quantized(model, INT8W4)
+    fixed, rows, told = calibrate.correct_if_better(model, coarse, [X])
+    assert told.corrected and told.after < told.before and told.difference < -told.error and rows
+    assert "biases corrected: output" in told.words and fixed is not coarse
+    few, rows, told = calibrate.correct_if_better(model, coarse, [X[:20]])
+    assert few is coarse and not rows and not told.corrected and "too few samples" in told.words
+
+
+def test_biases_stay_where_correcting_them_does_not_help():
+    """Weights of a power of two and inputs on the grid are stored exactly: there is nothing to correct."""
+    net = Net()
+    w, x = np.eye(8, dtype=np.float32) * 127, np.random.default_rng(0).integers(0, 256, (64, 1, 8)).astype(np.float32)
+    model = net.model(net.dense(net.input(1, 8), w, np.zeros(8, np.float32), "NONE"))
+    ends = {model.graph.key(model.graph.inputs[0]): (0.0, 255.0), model.graph.key(model.graph.outputs[0]): (0.0, 255.0 * 127)}
+    made = qsim.quantize(model, ends, INT8)
+    same, rows, told = calibrate.correct_if_better(model, made, [x])
+    assert same is made and not rows and not told.corrected and told.difference == 0
