@@ -1,10 +1,11 @@
-"""Question: does LiteRT run every float net under every weight-only scheme, in every resolver that runs the net itself, as qsim does?
+"""Question: does LiteRT run every float net under every scheme, in every resolver that runs the net itself, as qsim does?
 
-Answer: a line per net and scheme with the file's size beside the source's, the ops whose weights stayed, and per flavour what `certify`
-found (every op on LiteRT's own intermediates, and the whole graph); "exact per op" as in real_files.py. Where there is a file of TF's
-converter with the same granularity, its size is beside. Float nets: those under $QSIM_MODELS/nets without quantized tensors.
+Answer: a line per net and scheme with the file's size beside the source's, the ops that stayed float and why, and per flavour what
+`certify` found (every op on LiteRT's own intermediates, and the whole graph); "exact per op" as in real_files.py. Where there is a
+file of TF's converter with the same granularity and types of inputs and outputs, its size is beside. Float nets: those under
+$QSIM_MODELS/nets without quantized tensors. Ranges are min/max of random inputs: accuracy is another question (accuracy.py).
 
-    QSIM_MODELS=... python experiments/weight_schemes.py [--samples 1] [--only REGEX] [--schemes dynamic8,float16] [--jobs 1] [--resume]
+    QSIM_MODELS=... python experiments/scheme_table.py [--samples 1] [--only REGEX] [--schemes int8,float16] [--jobs 1] [--resume]
 """
 
 from __future__ import annotations
@@ -23,23 +24,33 @@ from typing import Any
 import sets
 from real_files import certified
 
+import calibrate
 import qsim
 from qsim import litert
 from qsim.assembly import compact
+from qsim.certificate import generated
 from qsim.errors import QsimError
 from qsim.layout import HARMLESS, known_values
 from qsim.op import FLAVOURS
 from qsim.scheme import SCHEMES, Scheme
-from qsim.weightonly import store_weights
 from qsim.writer import to_bytes
 
-RESULTS = Path(__file__).parent / "results" / "weight_schemes.json"
-NAMES = ("dynamic8", "dynamic4", "weights8", "weights4", "float16", "blockwise4")
+RESULTS = Path(__file__).parent / "results" / "scheme_table.json"
+NAMES = ("int8", "int8_per_tensor", "uint8", "int16x8", "int8w4", "dynamic8", "dynamic4", "weights8", "weights4", "float16", "blockwise4")
+ALL = {**SCHEMES, "int8_per_tensor": replace(SCHEMES["int8"], name="int8_per_tensor", per_channel=False)}
 TF_SMALLEST = 1024  # elements of weights that TF's converter leaves alone with dynamic range
-TWINS = {  # (net, scheme) -> the file of TF's converter, the net to start from, and the converter's threshold
-    ("mlperf_resnet8_f32", "dynamic8"): ("conv_resnet8_dr", "conv_resnet8_fp16", TF_SMALLEST),
-    ("mlperf_resnet8_f32", "float16"): ("conv_resnet8_fp16", "conv_resnet8_fp16", 0),
-    ("mlperf_ad01_f32", "dynamic8"): ("conv_ad01_dr", "mlperf_ad01_f32", TF_SMALLEST),
+FLOAT_RESNET, FLOAT_AD01 = "conv_resnet8_fp16", "mlperf_ad01_f32"
+TWINS = {  # (net, scheme) -> the file of TF's converter, the net to start from (in its own graph, where there is one), and how to write it
+    ("mlperf_resnet8_f32", "dynamic8"): ("conv_resnet8_dr", FLOAT_RESNET, {"smallest": TF_SMALLEST}),
+    ("mlperf_resnet8_f32", "float16"): ("conv_resnet8_fp16", FLOAT_RESNET, {}),
+    ("mlperf_resnet8_f32", "int16x8"): ("conv_resnet8_int16x8", FLOAT_RESNET, {"io": "int16"}),
+    ("mlperf_resnet8_f32", "int8"): ("conv_resnet8_uint8io", FLOAT_RESNET, {"io": "uint8"}),
+    ("mlperf_resnet8_f32", "int8_per_tensor"): ("conv_resnet8_int8_pertensor", FLOAT_RESNET, {"io": "int8"}),
+    ("mlperf_ad01_f32", "dynamic8"): ("conv_ad01_dr", FLOAT_AD01, {"smallest": TF_SMALLEST}),
+    ("mlperf_ad01_f32", "int16x8"): ("conv_ad01_int16x8", FLOAT_AD01, {"io": "int16"}),
+    ("mlperf_ad01_f32", "int8_per_tensor"): ("conv_ad01_int8_pertensor", FLOAT_AD01, {"io": "int8"}),
+    ("mlperf_vww96_f32", "int8_per_tensor"): ("conv_vww96_int8_pertensor", "mlperf_vww96_f32", {"io": "int8"}),
+    ("conv_vit_mnist_f32", "int8"): ("conv_vit_mnist_int8", "conv_vit_mnist_f32", {"io": "int8"}),
 }
 
 
@@ -57,7 +68,7 @@ def float_nets(root: Path) -> Iterator[tuple[Path, qsim.Model]]:
 def tried(path: Path, model: qsim.Model, scheme: Scheme, samples: int) -> dict[str, Any]:
     """What becomes of a net under a scheme; see the module."""
     try:
-        made = store_weights(model, scheme)
+        made = written(model, scheme)
     except QsimError as reason:
         return {"refused": str(reason).split(": ", 1)[-1]}
     with tempfile.TemporaryDirectory() as folder:
@@ -77,12 +88,22 @@ def tried(path: Path, model: qsim.Model, scheme: Scheme, samples: int) -> dict[s
     }
 
 
+def written(model: qsim.Model, scheme: Scheme, io: str = "float32") -> qsim.Model:
+    """The model under a scheme, with min/max ranges of three random inputs where it needs any."""
+    if scheme.activation == "float32":
+        return qsim.quantize(model, {}, scheme)
+    x = [v[:3] for v in generated(model, 3)["uniform"]]
+    stats = calibrate.observe(model, [tuple(x) if len(x) > 1 else x[0]])
+    return qsim.quantize(model, calibrate.ranges(model, stats, "minmax", scheme=scheme), scheme, io=io)
+
+
 def twin(path: Path, scheme: Scheme) -> dict[str, Any]:
     """The size of TF's file for the same net and scheme, and ours as a ratio; from the converter's graph, where that is there."""
     if (path.stem, scheme.name) not in TWINS:
         return {}
-    name, source, smallest = TWINS[path.stem, scheme.name]
-    made = store_weights(widened(qsim.load(path.parent / f"{source}.tflite")), replace(scheme, smallest=smallest))
+    name, source, axes = TWINS[path.stem, scheme.name]
+    scheme = replace(scheme, smallest=axes.get("smallest", 0))
+    made = written(widened(qsim.load(path.parent / f"{source}.tflite")), scheme, axes.get("io", "float32"))
     return {"beside": {name: round(len(to_bytes(made)) / (path.parent / f"{name}.tflite").stat().st_size, 4)}}
 
 
@@ -112,7 +133,7 @@ def main() -> int:
     nets.sort(key=lambda net: len(net[1].graph.nodes))
     with ThreadPoolExecutor(asked.jobs) as pool:
         waiting = {
-            pool.submit(tried, path, model, SCHEMES[name], asked.samples): f"{path.stem} {name}"
+            pool.submit(tried, path, model, ALL[name], asked.samples): f"{path.stem} {name}"
             for path, model in nets for name in asked.schemes.split(",") if f"{path.stem} {name}" not in found
         }  # fmt: skip
         for done in as_completed(waiting):
