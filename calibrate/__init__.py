@@ -18,8 +18,9 @@ _WHERE = {
     "save_ranges": "rangefile",
     "load_ranges": "rangefile",
     "open_data": "data",
+    "correct": "correcting",
     "correct_bias": "correction",
-    "correct_if_better": "correction",
+    "round_weights": "weightrounding",
     "improve": "requantizing",
 }
 __all__ = list(_WHERE)
@@ -27,13 +28,15 @@ __all__ = list(_WHERE)
 if TYPE_CHECKING:
     from .archive import load_statistics
     from .choosing import choose
-    from .correction import correct_bias, correct_if_better
+    from .correcting import correct
+    from .correction import correct_bias
     from .data import open_data
     from .observer import observe
     from .rangefile import load_ranges, save_ranges
     from .ranging import ranges
     from .requantizing import improve
     from .statistics import Statistics
+    from .weightrounding import round_weights
 
 
 def __getattr__(name: str) -> Any:

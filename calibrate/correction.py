@@ -15,13 +15,8 @@ from qsim.report import AS_IT_WAS
 from qsim.snap import dequantize
 from qsim.weights import BIAS_LIMIT
 
-from .choosing import FEWEST, Repeatable, group_ids, held_back
-from .evaluation import standard_error
 from .feeding import feed
-from .statistics import sample_hash
-from .trials import Bench
 
-Arrays = tuple[np.ndarray, ...]
 LINEAR = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 AT_ONCE = 64  # samples of which intermediates are held
 
@@ -49,8 +44,8 @@ def correct_bias(
     of a quantization of `source`. *Restates*: Nagel et al. 2019, section 4.2, and appendix D (empirical bias correction), measured
     before the activation.
     """
-    pairs = list(_pairs(source, made))
-    arrays = _some(source, batches, samples)
+    pairs = list(stored_pairs(source, made))
+    arrays = some_samples(source, batches, samples)
     means = _means(Function(source, "float", flavour, [p.float_input for p in pairs]), arrays, source.graph, [p.float_input for p in pairs])
     function = Function(made, "integer", flavour, list(dict.fromkeys(p.stored_input for p in pairs)))
     rows = []
@@ -64,67 +59,7 @@ def correct_bias(
     return made, tuple(rows)
 
 
-class Decision(NamedTuple):
-    """Why biases were corrected or not. before, after: mean losses on held-back samples ("kl": nats, "sqnr": noise relative to the
-    signal) without and with correction; difference +- error: mean over samples of (after - before), and its standard error."""
-
-    corrected: bool
-    measure: str
-    before: float
-    after: float
-    difference: float
-    error: float
-    words: str
-
-
-def correct_if_better(
-    source: Model,
-    made: Model,
-    batches: Any,
-    *,
-    task: str | None = None,
-    groups: Sequence[Any] | None = None,
-    samples: int = 512,
-    progress: Callable[[int], None] | None = None,
-) -> tuple[Model, tuple[Corrected, ...], Decision]:
-    """`correct_bias` where it brings the outputs closer to the float model's on samples that it was not measured on; else `made` itself.
-
-    The fifth of the samples that `choose` holds back (`groups` as there) judges: corrected where the mean loss (`choose`'s, for `task`)
-    falls by more than the standard error of the paired difference. Biases are corrected on the rest, at most `samples` of them, in
-    flavour xnnpack. Fewer than 32 samples, or a single group: `made` itself. *Raises*: as `correct_bias` and `choose`.
-    """
-    kept, held, ids = _parts(source, batches, groups, samples)
-    if not len(held[0]):
-        nothing = float("nan")
-        words = "biases stay: too few samples to hold some back and compare"
-        return made, (), Decision(False, "", nothing, nothing, nothing, nothing, words)
-    fixed, rows = correct_bias(source, made, [kept], samples=samples, progress=progress)
-    bench = Bench(source, task)
-    reference = bench.reference(held)
-    before, after = (bench.losses(reference, bench.outputs(m, held)) for m in (made, fixed))
-    difference, error = float((after - before).mean()), standard_error(after - before, ids)
-    better = difference < -error
-    facts = (better, bench.measure, float(before.mean()), float(after.mean()), difference, error)
-    return (fixed, rows, Decision(*facts, _words(*facts))) if better else (made, (), Decision(*facts, _words(*facts)))
-
-
-def _words(better: bool, measure: str, before: float, after: float, difference: float, error: float) -> str:
-    name = {"kl": "output KL", "sqnr": "output noise / signal"}[measure]
-    done = "biases corrected" if better else "biases stay"
-    return f"{done}: {name} on held-back samples {before:.4g} without and {after:.4g} with correction ({difference:+.2g} +- {error:.1g})"
-
-
-def _parts(model: Model, batches: Any, groups: Sequence[Any] | None, samples: int) -> tuple[Arrays, Arrays, np.ndarray | None]:
-    """(samples to correct on, held-back samples, the groups of the latter)."""
-    source = Repeatable(model, batches)
-    hashes = [sample_hash(a[i] for a in b.arrays) for b in source.fed() for i in range(len(b))]
-    ids = group_ids(groups, len(hashes))
-    held = held_back(hashes, ids) if len(hashes) >= FEWEST else np.zeros(len(hashes), bool)
-    arrays = tuple(np.concatenate(column) for column in zip(*(b.arrays for b in source.fed()), strict=True))
-    return tuple(x[~held][:samples] for x in arrays), tuple(x[held] for x in arrays), None if ids is None else ids[held]
-
-
-class _Pair(NamedTuple):
+class Pair(NamedTuple):
     """A linear op in both graphs, and the tensors that it reads there."""
 
     source: Node
@@ -133,7 +68,7 @@ class _Pair(NamedTuple):
     stored_input: int
 
 
-def _pairs(source: Model, made: Model) -> Iterator[_Pair]:
+def stored_pairs(source: Model, made: Model) -> Iterator[Pair]:
     """The quantized ops of the report and of the graph stand in the same order."""
     if made.report is None or len(made.report.ops) != len(source.graph.nodes):
         raise Unsupported("the model was not quantized from this source", where=made.path, hint="Give the model that `quantize` was given")
@@ -144,7 +79,7 @@ def _pairs(source: Model, made: Model) -> Iterator[_Pair]:
         raise Unsupported("the quantized graph does not match its report", where=made.path)
     for a, b in zip(integer, stored, strict=True):
         p = record(a).rule.data_inputs(a)[0]
-        yield _Pair(a, b, a.inputs[p], b.inputs[p])
+        yield Pair(a, b, a.inputs[p], b.inputs[p])
 
 
 def _stays_real(made: Model, node: Node) -> bool:
@@ -155,7 +90,7 @@ def _has_codes(graph: Graph, node: Node) -> bool:
     return all(graph.tensors[t].qparams is not None for t in (node.inputs[0], node.outputs[0]))
 
 
-def _some(model: Model, batches: Any, count: int) -> tuple[np.ndarray, ...]:
+def some_samples(model: Model, batches: Any, count: int) -> tuple[np.ndarray, ...]:
     """The first samples of the data, one array per model input."""
     parts: list[Sequence[np.ndarray]] = []
     for batch in feed(model, batches):
@@ -181,7 +116,7 @@ def _reals(x: np.ndarray, t: Tensor) -> np.ndarray:
     return x if t.qparams is None or x.dtype.kind == "f" else dequantize(x, t.qparams)
 
 
-def _corrected(source: Model, made: Model, pair: _Pair, mean: np.ndarray, stored: np.ndarray) -> tuple[Model, Corrected]:
+def _corrected(source: Model, made: Model, pair: Pair, mean: np.ndarray, stored: np.ndarray) -> tuple[Model, Corrected]:
     """The model with one bias changed."""
     rule = record(pair.source).rule
     w, b = made.graph.tensors[pair.made.inputs[rule.weights or 0]], made.graph.tensors[pair.made.inputs[rule.bias or 0]]

@@ -5,7 +5,7 @@ agreement of the top class, KL divergence, SQNR. Ranges and bias corrections com
 lost - won <= 2 sqrt(lost + won), or where it drops by at most 0.3 points.
 
     QSIM_MODELS=... python experiments/accuracy.py [--task resnet8 ...] [--scheme int8 int8w4 ...] [--strategy minmax auto ...]
-        [--correct bias|auto] [--flavour xnnpack] [--out FILE.json]
+        [--correct bias|weights|auto] [--flavour xnnpack] [--out FILE.json]
 """
 
 from __future__ import annotations
@@ -66,16 +66,12 @@ def measure(name: str, scheme: qsim.Scheme, strategy: str, flavour: str, correct
     x, y = sets.load(task.test)
     seen = sets.load(task.calibration)[0]
     made = qsim.quantize(model, ranges_of(model, seen, strategy, task.domain, scheme=scheme), scheme)
-    if correct == "bias":
-        made = calibrate.correct_bias(model, made, [seen])[0]
-    if correct == "auto":
-        made, _, decision = calibrate.correct_if_better(model, made, [seen])
-        print(decision.words, flush=True)
+    made, how = calibrate.correct(model, made, [seen], correct)
+    facts = {"task": name, "scheme": scheme.name, "strategy": strategy, "correct": how.chosen, "flavour": flavour}
     real = model.function("float").batch(x)[0].reshape(len(x), -1)
     stored = made.function("integer", flavour).batch(x)[0].reshape(len(x), -1)
     assert y is not None
     shift = 1 if real.shape[1] == 1001 else 0  # these nets count a background class before the others
-    facts = {"task": name, "scheme": scheme.name, "strategy": strategy, "correct": correct, "flavour": flavour}
     return {**facts, **judge(real, stored, y.reshape(-1) + shift)}
 
 

@@ -3,8 +3,8 @@
     QSIM_MODELS=... python experiments/beside_aeq.py --tools /path/to/python [--task resnet8 ...] [--scheme int8 ...] [--out FILE]
 
 `--tools`: the Python of another environment with `pip install ai-edge-quantizer`. Both tools get the same float net (with a signature,
-which ai-edge-quantizer needs) and the same calibration set: theirs min/max as shipped, ours `auto` with biases corrected where held-back
-calibration samples say so. All files run in exact integer mode (flavour xnnpack) on the whole test set, if LiteRT loads them.
+which ai-edge-quantizer needs) and the same calibration set: theirs min/max as shipped, ours `auto`, corrected as held-back calibration
+samples say. All files run in exact integer mode (flavour xnnpack) on the whole test set, if LiteRT loads them.
 Answer: a row for each task, scheme and tool, as accuracy.py has them (ad01: the AUC); results/beside_aeq.json.
 """
 
@@ -82,7 +82,7 @@ def own(name: str, scheme: str):
     groups = None if name != "ad01" else [i for i in range(len(x)) for _ in range(x.shape[1])]
     x = x.reshape(-1, *model.graph.tensors[model.graph.inputs[0]].shape[1:])
     made = qsim.quantize(model, ranges_of(model, x, "auto", task.domain, groups, SCHEMES[scheme]), SCHEMES[scheme])
-    return calibrate.correct_if_better(model, made, [x], groups=groups)[0] if SCHEMES[scheme].activation != "float32" else made
+    return calibrate.correct(model, made, [x], groups=groups)[0] if SCHEMES[scheme].activation != "float32" else made
 
 
 def judged(name: str, model) -> dict:
@@ -114,7 +114,7 @@ def theirs(path: pathlib.Path, name: str) -> dict:
     refused = litert.loads(path.read_bytes(), "xnnpack")
     if refused is not None:
         return {"refused": refused[:200]}
-    return judged(name, qsim.load(path))
+    return {"bytes": path.stat().st_size, **judged(name, qsim.load(path))}
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import calibrate
+from calibrate.choosing import Table
 from calibrate.data import read_arrays
 from calibrate.strategies import parse
 from qsim.errors import BadData, BadRecipe, Unsupported
@@ -130,21 +131,12 @@ def choose_ranges(model: Model, asked: Request) -> Choice:
     return _chosen(ranges, asked.strategy, samples, [], (why,))
 
 
-def corrected(model: Model, made: Model, asked: Request, how: str) -> tuple[Model, str]:
-    """(the quantized model with corrected biases, what was done in words). how: "bias", or "auto" for where it helps."""
+def corrected(model: Model, made: Model, asked: Request, how: str) -> tuple[Model, Table]:
+    """(the quantized model, corrected as asked, and how it was decided)."""
     samples = read(asked.data, model, "float", asked.affine)
-    decision = None
-    with progress("correcting biases", None) as step:
-        if how == "auto":
-            groups = group_numbers(asked.groups, asked.data, len(samples))
-            made, rows, decision = calibrate.correct_if_better(
-                model, made, Batches(samples), task=asked.task, groups=groups, progress=step
-            )  # fmt: skip
-        else:
-            made, rows = calibrate.correct_bias(model, made, Batches(samples), progress=step)
-    most = max(rows, key=lambda r: r.mean, default=None)
-    words = f", most of op {most.node} {most.op}, by {most.mean:.3g} steps on average" if most else ""
-    return made, decision.words if decision else f"biases of {len(rows)} ops corrected{words}"
+    groups = group_numbers(asked.groups, asked.data, len(samples))
+    with progress("correcting", None) as step:
+        return calibrate.correct(model, made, Batches(samples), how, task=asked.task, groups=groups, progress=step)
 
 
 def _auto(model: Model, samples: Samples, asked: Request, scheme: Schemes, domain: Any, why: str) -> Choice:

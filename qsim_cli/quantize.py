@@ -36,8 +36,11 @@ Border = Annotated[
     str | None, Parameter(help="Type of the model's inputs and outputs: float32 (default), int8, uint8 or int16, by any name.")
 ]
 Correct = Annotated[
-    Literal["bias", "auto"] | None,
-    Parameter(help="bias: what quantization adds to the mean of a channel goes into its bias; auto: where that helps on held-back data."),
+    Literal["no", "bias", "weights", "auto"],
+    Parameter(
+        help="bias: what quantization adds to the mean of a channel goes into its bias; weights: and weights are rounded for the data; "
+        "auto: what held-back data speak for. Needs --data."
+    ),
 ]
 Side = Annotated[str | None, Parameter(help="As --io, for this side alone.")]
 
@@ -63,7 +66,7 @@ def command(
     input_range: o.InputRange = None,
     input_stats: o.InputStats = None,
     default_range: o.DefaultRange = None,
-    correct: Correct = None,
+    correct: Correct = "no",
     input_scale: o.InputScale = None,
     input_offset: o.InputOffset = None,
     groups: o.Groups = None,
@@ -83,7 +86,7 @@ def command(
 
     if data is not None and ranges is not None:
         raise BadRecipe("give --data or --ranges", found="both")
-    if correct and data is None:
+    if correct != "no" and data is None:
         raise BadRecipe("--correct measures on --data", found="no --data")
     may_write(output, [p for p in (model, data, ranges, recipe) if p is not None], force)
 
@@ -111,9 +114,9 @@ def command(
     for note in (*getattr(wanted, "notes", ()), *told_first, *more):
         say(f"note: {note}")
     made = quantize(loaded, given, wanted, io=border, target=target, strict=strict)
-    if correct and asked is not None:
-        made, shifts = corrected(loaded, made, asked, correct)
-        say(f"note: {shifts}")
+    if correct != "no" and asked is not None:
+        made, how = corrected(loaded, made, asked, correct)
+        say(f"note: {how}")
     save(made, output, force=force)
     told = _tried(made, asked)
     for line in told:

@@ -1,0 +1,94 @@
+"""`correct`: biases corrected and weights rounded on data, where held-back samples say that it helps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qsim.errors import BadRecipe
+from qsim.graph import Model
+
+from .choosing import FEWEST, Repeatable, Row, Table, decide, group_ids, held_back
+from .correction import correct_bias
+from .evaluation import standard_error
+from .statistics import sample_hash
+from .trials import Bench
+from .weightrounding import round_weights
+
+Arrays = tuple[np.ndarray, ...]
+HOW = ("no", "bias", "weights")
+
+
+def correct(
+    source: Model,
+    made: Model,
+    batches: Any,
+    how: str = "auto",
+    *,
+    task: str | None = None,
+    groups: Sequence[Any] | None = None,
+    samples: int = 512,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[Model, Table]:
+    """A quantized model brought closer to the float model that it was quantized from, and how it was decided.
+
+    how: "bias" (`correct_bias`), "weights" (`round_weights`, then `correct_bias`), "no", or "auto": the first of no, bias and weights
+    whose mean loss on held-back samples is above the smallest by no more than the standard error of the paired difference. Then the
+    fifth of the samples that `choose` holds back (`groups` as there) judges, by `choose`'s loss for `task`, and the rest corrects (at
+    most `samples` of them). Fewer than 32 samples, or a single group: "auto" is "no". *Raises*: as those; BadRecipe for another word.
+    """
+    if how not in (*HOW, "auto"):
+        raise BadRecipe("unknown correction", found=how, expected=", ".join((*HOW, "auto")))
+    parts = _parts(source, batches, groups) if how == "auto" else None
+    if parts is None:
+        return corrected(source, made, batches, how, samples, progress), _settled(how)
+    if not len(parts.held[0]):
+        return made, _settled("no", "corrections: too few samples to hold some back and compare")
+    fit = tuple(x[:samples] for x in parts.rest)
+    found = [corrected(source, made, [fit], name, samples, progress) for name in HOW]
+    bench = Bench(source, task)
+    reference = bench.reference(parts.held)
+    losses = np.stack([bench.losses(reference, bench.outputs(m, parts.held)) for m in found])
+    chosen = decide(losses, parts.groups)
+    return found[chosen], _table(bench.measure, losses, chosen, parts)
+
+
+def corrected(source: Model, made: Model, batches: Any, how: str, samples: int, progress: Callable[[int], None] | None) -> Model:
+    """The model corrected in one way. how: one of `HOW`."""
+    if how == "weights":
+        made = round_weights(source, made, batches, samples=samples, progress=progress)[0]
+    return made if how == "no" else correct_bias(source, made, batches, samples=samples, progress=progress)[0]
+
+
+class _Parts(NamedTuple):
+    """Samples to correct on, held-back samples, and the groups of the latter."""
+
+    rest: Arrays
+    held: Arrays
+    groups: np.ndarray | None
+
+
+def _parts(model: Model, batches: Any, groups: Sequence[Any] | None) -> _Parts:
+    source = Repeatable(model, batches)
+    hashes = [sample_hash(a[i] for a in b.arrays) for b in source.fed() for i in range(len(b))]
+    ids = group_ids(groups, len(hashes))
+    held = held_back(hashes, ids) if len(hashes) >= FEWEST else np.zeros(len(hashes), bool)
+    arrays = tuple(np.concatenate(column) for column in zip(*(b.arrays for b in source.fed()), strict=True))
+    return _Parts(tuple(x[~held] for x in arrays), tuple(x[held] for x in arrays), None if ids is None else ids[held])
+
+
+def _settled(how: str, words: str = "") -> Table:
+    return Table("", (Row(how, float("nan"), 0.0, 0.0, True),), 0, 0, words or f"corrections: {how}, as asked")
+
+
+def _table(measure: str, losses: np.ndarray, chosen: int, parts: _Parts) -> Table:
+    difference = losses - losses[chosen]
+    rows = [
+        Row(name, float(row.mean()), float(d.mean()), standard_error(d, parts.groups), k == chosen)
+        for k, (name, row, d) in enumerate(zip(HOW, losses, difference, strict=True))
+    ]
+    counts = len(parts.rest[0]), len(parts.held[0])
+    words = f"corrections: {HOW[chosen]}, the least within a standard error of the best output {measure} on {counts[1]} held-back samples"
+    return Table(measure, tuple(rows), *counts, words)
