@@ -93,6 +93,7 @@ def judged(name: str, model) -> dict:
     from realdata import net
 
     from calibrate.evaluation import auc
+    from calibrate.trials import Bench
 
     task = sets.TASKS[name]
     x, y = sets.load(task.test)
@@ -101,8 +102,9 @@ def judged(name: str, model) -> dict:
             f"auc_{k}": auc(scores(m, mode, "xnnpack", x), y)
             for k, m, mode in (("float", net(task.net), "float"), ("quantized", model, "integer"))
         }
-    real = net(task.net).function("float").batch(x)[0].reshape(len(x), -1)
-    return judge(real, model.function("integer", "xnnpack").batch(x)[0].reshape(len(x), -1), y.reshape(-1) + (real.shape[1] == 1001))
+    bench = Bench(net(task.net), None)
+    real, stored = (outputs[0].reshape(len(x), -1) for outputs in (bench.reference([x]), bench.outputs(model, [x])))
+    return judge(real, stored, y.reshape(-1) + (real.shape[1] == 1001))
 
 
 def theirs(path: pathlib.Path, name: str) -> dict:

@@ -102,7 +102,8 @@ def _plan_int16_sum(site: Site, flavour: str, sign: int, scales: tuple[np.float3
     if site.options.get("pot_scale_int16", True) and all(np.frexp(s)[0] == 0.5 for s in scales):
         raise Unsupported("pot_scale_int16 with scales that are powers of two", where=site.where, hint="Set the option to false")
     leaves |= {**_sum_multipliers(site, _LEFT_16, *scales), **bounds(site, "builtin")}
-    if flavour == "reference" or sign < 0:
+    sizes = {int(np.prod(t.shape)) for t in (*site.inputs, site.outputs[0])}  # type: ignore[union-attr]
+    if flavour == "reference" or sign < 0 or len(sizes) > 1:  # the builtin ADD broadcasts with the reference kernel
         return Plan(("scalar", _LEFT_16), leaves, "fixed point, three double roundings")
     return Plan(("joint", _LEFT_16), leaves, "fixed point, shifts of operands joined")
 
@@ -156,7 +157,7 @@ def _run_sum(function: Operator) -> Callable[..., jax.Array]:
     def run(options: Options, static: tuple, leaves: Leaves, a: jax.Array, b: jax.Array) -> jax.Array:
         """Sum or difference of int8, uint8 or int16 codes.
 
-        int16: 2^15 for 2^20, no zero points; the builtin ADD joins this shift with the operands' own, before the multiply.
+        int16: 2^15 for 2^20, no zero points; the builtin ADD of operands of one size joins this shift with their own, before the multiply.
         XNNPACK: y = clip(((A (a - z_a) + B (b - z_b) + 2^(k-1)) >> k) + z_y), A = rint(2^k s_a / s_y), B likewise, k = 20 - floor(log2 of
         the larger ratio). Reference, and SUB of the builtin kernels: 2^20 times both operands, each MBQM by s / (2 max(s_a, s_b)), their
         sum MBQM by 2 max(s_a, s_b) / (2^20 s_y). Builtin ADD: the same with other roundings in whole blocks of its inner loops, where
