@@ -86,6 +86,8 @@ class Rule:
     the reference resolver's ceiling).
     keep_float: never quantized (its output feeds shapes, it converts, or LiteRT's kernel stops or errs at some parameters or codes).
     typed: `real` finds the type of the output as options.out_type.
+    parts: positions of constants and states that an integer kernel on int8 data has, and their element types there, where weights, bias
+    and one scale each do not tell it all (see `lstm_quantizing`).
     state: positions of variable tensors that the op replaces; `real` and `run` return their new values after the outputs. Where they
     depend on the form of the op, a mapping from the number of inputs.
     """
@@ -101,6 +103,7 @@ class Rule:
     versions: Mapping[str, int] = field(default_factory=lambda: {"float32": 1, "int8": 2})
     keep_float: bool = False
     typed: bool = False
+    parts: Mapping[int, str] = field(default_factory=dict)
     state: tuple[int, ...] | Mapping[int, tuple[int, ...]] = ()
 
     def states(self, node: Node) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ from .weightonly import is_weight_only, store_weights, with_weights
 from .weights import DEAD, least_scales, plain_scales
 
 WRITTEN = {(s.activation, s.weight, s.bias) for s in (INT8, UINT8, INT16X8, INT8W4)}
+PARTS = {"int8": "weights", "int32": "bias"}  # role of a constant of `Rule.parts`
 IO_TYPES = ("float32", "int8", "uint8", "int16")
 __all__ = ["Layout", "layout", "quantize"]
 
@@ -221,7 +222,9 @@ def _roles(made: Graph) -> dict[int, str]:
         rule = REGISTRY[node.op].rule if node.op in REGISTRY else None
         for p, t in enumerate(node.inputs):
             if rule is not None and t >= 0 and made.tensors[t].is_constant:
-                roles[t] = {rule.weights: "weights", rule.bias: "bias"}.get(p, "constant")
+                roles[t] = {rule.weights: "weights", rule.bias: "bias"}.get(p, PARTS.get(rule.parts.get(p, ""), "constant"))
+            elif rule is not None and p in rule.parts and t >= 0:
+                roles[t] = "range"
         for t in node.outputs:
             q = made.tensors[t].qparams
             dictated = (

@@ -105,7 +105,11 @@ def _nearest(name: str, unused: Iterable[str]) -> str:
 def _hull(graph: Graph, plan: Layout, index: int, given: Mapping[int, tuple[float, float]]) -> GroupRange:
     ends, notes = [], []
     for t in plan.groups[index]:
-        if t in given:
+        if t in plan.cells:
+            most = plan.cells[t]
+            ends.append(tuple(np.clip(given.get(t, (-most, most)), -most, most).tolist()))
+            notes += [] if t in given else ["not given: all that the cell state of an LSTM can hold"]
+        elif t in given:
             ends.append(_cut(graph, t, given[t]))
             if ends[-1] != given[t]:
                 notes.append("cut to the activation's range")
