@@ -238,7 +238,8 @@ def target_types(graph: Graph, node: Node, rule: Rule, scheme: Scheme) -> tuple[
             return ""
         if p in data:
             return scheme.activation
-        return {**rule.parts, rule.weights: scheme.weight, rule.bias: scheme.bias}.get(p, graph.tensors[t].type)
+        own = {rule.weights: scheme.weight, rule.bias: scheme.bias}.get(p, graph.tensors[t].type)
+        return rule.parts.get(p, own)
 
     outputs = (scheme.activation if graph.tensors[t].type == "float32" else graph.tensors[t].type for t in node.outputs)
     return tuple(stored(p, t) for p, t in enumerate(node.inputs)), tuple(outputs)

@@ -48,7 +48,7 @@ def why_not(graph: Graph, node: Node, values: Values, scheme: Scheme) -> str | N
     cells, outputs = graph.tensors[states[1]].shape[-1:], graph.tensors[node.outputs[0]].shape[-1:]
     act, options = node.options.fused_activation_function, node.options
     reasons = (
-        (scheme.is_simulated, "its kernel is int8 alone"),
+        (scheme.is_simulated, "its integer kernel takes int8 alone"),
         (any(t not in values for t in constants), "its weights are computed, not constant"),
         (any(not np.isfinite(values[t]).all() for t in constants if t in values), "a constant of it is NaN or infinite"),
         (not all(_is_own(graph, t) for t in states), "its states are not variables of its own"),
@@ -73,7 +73,7 @@ def cell(node: Node) -> int:
 
 
 def cell_bound(node: Node) -> float:
-    """What |c| cannot leave: min(cell_clip, 64), 64 being what the widest cell of the kernel holds."""
+    """What |c| cannot leave: cell_clip; 64 without one, or above, which is all that a cell of the kernel holds."""
     most = 2.0 ** (LARGEST_CELL + 15)
     return min(most, node.options.cell_clip) if node.options.cell_clip > 0 else most
 
@@ -86,27 +86,25 @@ def cell_scale(low: float, high: float) -> float:
 
 def too_wide(node: Node, values: Values, x: QParams, y: QParams) -> str | None:
     """Why sums rescaled to steps of a gate or of the output would leave 32 bits, in words; None where they do not."""
-    at = _Reader(node, values)
+    at = _Constants(node, values)
     for g in at.gates:
-        if at(NORMS + g) is None and float((_reaches(at, g, x, y) + np.abs(at(BIAS + g))).max()) > MOST * SUMS:
+        if NORMS + g not in at and float((_reaches(at, g, x, y) + np.abs(at[BIAS + g])).max()) > MOST * SUMS:
             return "no legal scales: the sums of a gate must stay within 2^30 steps of 2^-12"
-    if at(PROJECTION) is None:
+    if PROJECTION not in at:
         return None
-    bias = np.zeros(1) if at(PROJECTION + 1) is None else np.abs(at(PROJECTION + 1))
-    worst = float((np.abs(at(PROJECTION)).sum(1) + bias).max())
+    bias = np.abs(at[PROJECTION + 1]) if PROJECTION + 1 in at else 0.0
+    worst = float((np.abs(at[PROJECTION]).sum(1) + bias).max())
     return "no legal scales: the projection must stay within 2^30 steps of the output" if worst > MOST * float(y.scale[0]) else None
 
 
-class _Reader:
-    """The constants of a node by position, float64; None where absent. gates: which there are."""
+class _Constants(dict[int, np.ndarray]):
+    """The constants of an LSTM by position, float64. gates: which there are; bound: see `cell_bound`."""
 
     def __init__(self, node: Node, values: Values):
-        self.node, self.values = node, values
-        self.gates = tuple(g for g in range(4) if self(WEIGHTS + g) is not None)
-
-    def __call__(self, p: int) -> np.ndarray | None:
-        t = self.node.inputs[p] if p < len(self.node.inputs) else -1
-        return None if t < 0 else np.asarray(self.values[t], np.float64)
+        held = {p: t for p, t in enumerate(node.inputs) if t >= 0 and p not in (0, HIDDEN_STATE, CELL_STATE)}
+        super().__init__({p: np.asarray(values[t], np.float64) for p, t in held.items()})
+        self.gates = tuple(g for g in range(4) if WEIGHTS + g in self)
+        self.bound = cell_bound(node)
 
 
 def _reach(q: QParams) -> float:
@@ -114,11 +112,16 @@ def _reach(q: QParams) -> float:
     return max(abs(float(end[0])) for end in q.real_range())
 
 
-def _reaches(at: _Reader, g: int, x: QParams, y: QParams) -> np.ndarray:
+def _reaches(at: _Constants, g: int, x: QParams, y: QParams) -> np.ndarray:
     """(n_cell,) what the sums of a gate can reach before the bias: sum |W| |x| + sum |R| |h| + |P| |c|."""
-    total = np.abs(at(WEIGHTS + g)).sum(1) * _reach(x) + np.abs(at(RECURRENT + g)).sum(1) * _reach(y)  # type: ignore[arg-type]
-    peephole = None if g == CELL else at(PEEPHOLES + min(g, 2))
-    return total if peephole is None else total + np.abs(peephole) * cell_bound(at.node)
+    total = np.abs(at[WEIGHTS + g]).sum(1) * _reach(x) + np.abs(at[RECURRENT + g]).sum(1) * _reach(y)
+    p = _peephole(g)
+    return total + np.abs(at[p]) * at.bound if p in at else total
+
+
+def _peephole(g: int) -> int:
+    """The position of a gate's peephole; -1 for the cell's."""
+    return -1 if g == CELL else PEEPHOLES + min(g, 2)
 
 
 def operands(node: Node, values: Values, scheme: Scheme, x: QParams, y: QParams, c: QParams) -> Operands:
@@ -126,49 +129,51 @@ def operands(node: Node, values: Values, scheme: Scheme, x: QParams, y: QParams,
 
     Weights: int8, one scale each. Bias: int32 of scale s_x s_W, with layer normalization s_norm 2^-10. Peepholes and norms: int16 of
     scale max / 32767. Projection: int8, its bias int32 of scale s_P / 127, the hidden value before it covering -1 .. 1 with zero point 0.
-    Sums before a normalization: int16, over all that they can reach. *Restates*: the TFLite converter (whose intermediates are observed).
+    Sums before a normalization: int16, over all that they can reach. *Restates*: the TFLite converter. *Differs*: that observes sums
+    and hidden value, and gives the latter a zero point, whose sign the kernel has wrong.
     """
-    at, found = _Reader(node, values), dict[int, Stored]()
+    at, found = _Constants(node, values), dict[int, Stored]()
     scheme = replace(scheme, weight="int8", bias="int32", per_channel=False)
     between: list[tuple[str, QParams | None]] = [("float32", None)] * 4
     for g in at.gates:
         found |= _gate(at, g, scheme, x, y)
-        if at(NORMS + g) is not None:
-            most = float(_reaches(at, g, x, y).max())
-            between[g] = "int16", _symmetric(most)
-    if at(PROJECTION) is not None:
+        if NORMS + g in at:
+            found |= _normalization(at, g)
+            between[g] = "int16", _symmetric(float(_reaches(at, g, x, y).max()))
+    if PROJECTION in at:
         found |= _products(at, PROJECTION, PROJECTION + 1, scheme, HIDDEN)
-    hidden = y if at(PROJECTION) is None else HIDDEN
+    hidden = HIDDEN if PROJECTION in at else y
     return Operands(found, {HIDDEN_STATE: ("int8", y), CELL_STATE: ("int16", c)}, (*between, ("int8", hidden)))
 
 
-def _gate(at: _Reader, g: int, scheme: Scheme, x: QParams, y: QParams) -> dict[int, Stored]:
-    norm, p = at(NORMS + g), PEEPHOLES + min(g, 2)
-    found = _products(at, WEIGHTS + g, BIAS + g if norm is None else -1, scheme, x)
-    found |= _products(at, RECURRENT + g, -1, scheme, y)
-    if g != CELL and at(p) is not None:
-        found[p] = _int16(at(p), float(np.abs(at(p)).max()))  # type: ignore[arg-type]
-    if norm is not None:
-        # |normalized| <= sqrt(n); the kernel adds the bias in 32 bits, to 2^10 times the normalized sum in steps of the norm
-        bias = np.abs(at(BIAS + g)).max()  # type: ignore[arg-type]
-        most = float(np.abs(norm).max())
-        found[NORMS + g] = _int16(norm, max(most, (np.sqrt(norm.size) * most + bias) * 1024 / MOST * code_range("int16")[1]))
-        scale = f32(found[NORMS + g].q.scale[0] * f32(2.0**-10))
-        found[BIAS + g] = Stored(*_with_kind(quantize_bias(at(BIAS + g), f32(1), scale.reshape(1))))  # type: ignore[arg-type]
-    return found
+def _gate(at: _Constants, g: int, scheme: Scheme, x: QParams, y: QParams) -> dict[int, Stored]:
+    found = _products(at, WEIGHTS + g, -1 if NORMS + g in at else BIAS + g, scheme, x) | _products(at, RECURRENT + g, -1, scheme, y)
+    p = _peephole(g)
+    return found | {p: _words(at[p], float(np.abs(at[p]).max()))} if p in at else found
 
 
-def _products(at: _Reader, wp: int, bp: int, scheme: Scheme, q: QParams) -> dict[int, Stored]:
-    """Weights that multiply values of parameters q, and their bias where there is one (bp: -1 for none)."""
-    w, b, scale = at(wp), None if bp < 0 else at(bp), f32(q.scale[0])
-    scales = weight_scales(survey(w, b, 0), float(scale), _reach(q), scheme)  # type: ignore[arg-type]
-    codes, made = quantize_weights(w, scales, 0, "int8", scheme.rounding)  # type: ignore[arg-type]
+def _normalization(at: _Constants, g: int) -> dict[int, Stored]:
+    """Coefficients and bias: |normalized| <= sqrt(n), and the kernel sums 2^10 (coefficient normalized + bias) in steps of the
+    coefficients, in 32 bits."""
+    norm, bias = at[NORMS + g], at[BIAS + g]
+    most = float(np.abs(norm).max())
+    least = (np.sqrt(norm.size) * most + float(np.abs(bias).max())) * 2.0**10 / MOST
+    coefficients = _words(norm, max(most, least * code_range("int16")[1]))
+    return {NORMS + g: coefficients, BIAS + g: _bias(bias, f32(2.0**-10), coefficients.q.scale)}
+
+
+def _products(at: _Constants, wp: int, bp: int, scheme: Scheme, q: QParams) -> dict[int, Stored]:
+    """Weights that multiply values of parameters q, and the bias that is added, where there is one (bp: its position, or -1)."""
+    w, b, scale = at[wp], at.get(bp), f32(q.scale[0])
+    scales = weight_scales(survey(w, b, 0), float(scale), _reach(q), scheme)
+    codes, made = quantize_weights(w, scales, 0, "int8", scheme.rounding)
     found = {wp: Stored(codes, "int8", made)}
-    return found if b is None else found | {bp: Stored(*_with_kind(quantize_bias(b, scale, scales)))}
+    return found if b is None else found | {bp: _bias(b, scale, scales)}
 
 
-def _with_kind(found: tuple[np.ndarray, QParams]) -> tuple[np.ndarray, str, QParams]:
-    return found[0], "int32", found[1]
+def _bias(values: np.ndarray, scale: np.float32, scales: np.ndarray) -> Stored:
+    codes, q = quantize_bias(values, scale, scales)
+    return Stored(codes, "int32", q)
 
 
 def _symmetric(most: float) -> QParams:
@@ -176,6 +181,6 @@ def _symmetric(most: float) -> QParams:
     return QParams(np.asarray([scale], f32), np.zeros(1, np.int64), *code_range("int16"))
 
 
-def _int16(values: np.ndarray, most: float) -> Stored:
+def _words(values: np.ndarray, most: float) -> Stored:
     q = _symmetric(most)
     return Stored(quantize_constant(values, q, "int16"), "int16", q)

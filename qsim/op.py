@@ -204,6 +204,7 @@ class Op:
 
     Static inputs reach `real` as numpy arrays; absent ones as None. `host=True`: `real` also runs on numpy arrays alone (shape
     arithmetic), so the host pass may evaluate it. `fake`: the `Inner` of a site, None where it has none.
+    `cells(options, *inputs)`: as `real`, every value that the op's cell state takes on the way.
     """
 
     name: str
@@ -213,6 +214,7 @@ class Op:
     cases: tuple[Case, ...] = ()
     host: bool = False
     fake: Callable[[Site], Inner | None] | None = None
+    cells: Callable[..., Any] | None = None
 
     @property
     def blockwise(self) -> bool:
