@@ -33,11 +33,11 @@ class Stored(NamedTuple):
 
 class Operands(NamedTuple):
     """Of one integer LSTM by position: its constants; type and parameters of its states. intermediates: those of its five tensors that
-    hold parameters alone (None: none)."""
+    hold parameters alone."""
 
     constants: Mapping[int, Stored]
     states: Mapping[int, tuple[str, QParams]]
-    intermediates: tuple[tuple[str, QParams | None], ...]
+    intermediates: tuple[tuple[str, QParams], ...]
 
 
 def why_not(graph: Graph, node: Node, values: Values, scheme: Scheme) -> str | None:
@@ -134,16 +134,16 @@ def operands(node: Node, values: Values, scheme: Scheme, x: QParams, y: QParams,
     """
     at, found = _Constants(node, values), dict[int, Stored]()
     scheme = replace(scheme, weight="int8", bias="int32", per_channel=False)
-    between: list[tuple[str, QParams | None]] = [("float32", None)] * 4
+    between = [_symmetric(SUMS * code_range("int16")[1])] * 4  # with a normalization LiteRT reads all four, present or not
     for g in at.gates:
         found |= _gate(at, g, scheme, x, y)
         if NORMS + g in at:
             found |= _normalization(at, g)
-            between[g] = "int16", _symmetric(float(_reaches(at, g, x, y).max()))
+            between[g] = _symmetric(float(_reaches(at, g, x, y).max()))
     if PROJECTION in at:
         found |= _products(at, PROJECTION, PROJECTION + 1, scheme, HIDDEN)
     hidden = HIDDEN if PROJECTION in at else y
-    return Operands(found, {HIDDEN_STATE: ("int8", y), CELL_STATE: ("int16", c)}, (*between, ("int8", hidden)))
+    return Operands(found, {HIDDEN_STATE: ("int8", y), CELL_STATE: ("int16", c)}, (*(("int16", q) for q in between), ("int8", hidden)))
 
 
 def _gate(at: _Constants, g: int, scheme: Scheme, x: QParams, y: QParams) -> dict[int, Stored]:
