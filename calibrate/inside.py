@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from qsim.graph import Graph, Model, Node
 from qsim.layout import known_values
-from qsim.lstm_quantizing import cell, why_not
-from qsim.ops import REGISTRY
+from qsim.lstm_quantizing import cell, parts, why_not
+from qsim.ops.lstm import lstm_cells
 from qsim.scheme import INT8
 
 
@@ -26,7 +26,7 @@ def cells(model: Model) -> dict[int, Inside]:
     not show its range.
     """
     graph, found = model.graph, dict[int, Inside]()
-    inner = [n for n in graph.nodes if n.op in REGISTRY and REGISTRY[n.op].cells is not None]
+    inner = [n for n in graph.nodes if parts(n)]
     values = known_values(graph) if inner else {}
     for node in inner:
         shape = (*graph.tensors[node.outputs[0]].shape[:-1], graph.tensors[cell(node)].shape[-1])
@@ -40,6 +40,4 @@ def values(graph: Graph, inside: Inside, params: Mapping[str, Any], x: Any) -> A
     """Every value of a cell state in one invocation on the op's input x, from the initial state. Pure."""
     constants, state = params["constants"], params["state"]
     known = (None if t < 0 else constants[t] if t in constants else state[graph.key(t)] for t in inside.node.inputs[1:])
-    op = REGISTRY[inside.node.op]
-    assert op.cells is not None
-    return op.cells(inside.node.real_options, x, *known)
+    return lstm_cells(inside.node.real_options, x, *known)

@@ -125,7 +125,7 @@ class Assembly:
             inputs[p] = self._data(node, p)
         if rule.weights is not None:
             self._weights(node, inputs)
-        if rule.parts:
+        if lstm_quantizing.parts(node):
             node = self._recurrent(node, inputs)
         outputs = tuple(self._result(t) for t in node.outputs)
         version = max(rule.versions.get(self._kind(node), node.version), node.version)
@@ -254,7 +254,7 @@ def _float_uses(graph: Graph, plan: Layout) -> Iterator[int]:
     yield from (t for t in graph.outputs if t in plan.values)
     for node in graph.nodes:
         rule = record(node).rule if node.index in plan.quantized else None
-        taken = () if rule is None else (*rule.data_inputs(node), rule.weights, rule.bias, *rule.parts)
+        taken = () if rule is None else (*rule.data_inputs(node), rule.weights, rule.bias, *lstm_quantizing.parts(node))
         yield from (t for p, t in enumerate(node.inputs) if t in plan.values and p not in taken)
         if len(node.outputs) > 1:
             yield from (t for t in node.outputs if t in plan.values)

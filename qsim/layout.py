@@ -96,7 +96,7 @@ def layout(model: Model, scheme: Schemes = INT8, *, exclude: Mapping[int, str] |
     nodes = [n for n in graph.nodes if n.index not in kept]
     quantized = {n.index: schemes[n.index] for n in nodes}
     native = {t: quantized[n.index].activation for n in nodes for t in _real_outputs(graph, n)}
-    cells = {lstm_quantizing.cell(n): lstm_quantizing.cell_bound(n) for n in nodes if record(n).rule.parts}
+    cells = {lstm_quantizing.cell(n): lstm_quantizing.cell_bound(n) for n in nodes if lstm_quantizing.parts(n)}
     plan = Layout((), _dictated(nodes, native), kept, quantized, native=native, values=values, cells=cells)
     groups, types = _groups(graph, nodes, plan)
     plan = replace(plan, groups=groups, types=types, requantized=_requantized(graph, nodes, plan))
@@ -193,7 +193,7 @@ def why_float(graph: Graph, node: Node, values: Mapping[int, np.ndarray], scheme
         return f"{node.op} is not known"
     if op.rule.keep_float:
         return NOT_REAL
-    own = lstm_quantizing.why_not(graph, node, values, scheme) if op.rule.parts else _bad_activation(node)
+    own = lstm_quantizing.why_not(graph, node, values, scheme) if lstm_quantizing.parts(node) else _bad_activation(node)
     for why in (_not_real(graph, node, op.rule), _bad_constants(graph, node, op.rule, values), own):
         if why:
             return why
@@ -206,7 +206,7 @@ def _not_real(graph: Graph, node: Node, rule: Rule) -> str | None:
     others = sorted({t.type for t in tensors if t.type != "float32"})
     if others:
         return f"it works on {', '.join(others)}"
-    state = () if rule.parts else (t for t in (*node.inputs, *node.outputs) if t >= 0)
+    state = () if lstm_quantizing.parts(node) else (t for t in (*node.inputs, *node.outputs) if t >= 0)
     return "it keeps state" if any(graph.tensors[t].is_variable for t in state) else None
 
 
@@ -239,7 +239,7 @@ def target_types(graph: Graph, node: Node, rule: Rule, scheme: Scheme) -> tuple[
         if p in data:
             return scheme.activation
         own = {rule.weights: scheme.weight, rule.bias: scheme.bias}.get(p, graph.tensors[t].type)
-        return rule.parts.get(p, own)
+        return lstm_quantizing.parts(node).get(p, own)
 
     outputs = (scheme.activation if graph.tensors[t].type == "float32" else graph.tensors[t].type for t in node.outputs)
     return tuple(stored(p, t) for p, t in enumerate(node.inputs)), tuple(outputs)
@@ -303,7 +303,7 @@ def _groups(graph: Graph, nodes: Iterable[Node], plan: Layout) -> tuple[tuple[tu
             ties.add(use)
         if tied(n):
             ties.join(inside)
-        if record(n).rule.parts:
+        if lstm_quantizing.parts(n):
             ties.add((lstm_quantizing.cell(n), "int16"))
     found = ties.groups()
     return tuple(tuple(t for t, _ in group) for group in found), tuple(group[0][1] for group in found)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .graph import Graph, Node, QParams
-from .ops.lstm import BIAS, CELL_STATE, HIDDEN_STATE, NORMS, PEEPHOLES, PROJECTION, RECURRENT, WEIGHTS
+from .ops.lstm import BIAS, CELL_STATE, HIDDEN_STATE, INT8, NORMS, PEEPHOLES, PROJECTION, RECURRENT, WEIGHTS
 from .ops.lstm_cell import CELL
 from .scheme import Scheme, affine
 from .types import code_range
@@ -17,6 +17,7 @@ from .weights import quantize_bias, quantize_constant, quantize_weights, survey,
 
 f32 = np.float32
 Values = Mapping[int, np.ndarray]
+PARTS = {"UNIDIRECTIONAL_SEQUENCE_LSTM": {p: kind.rstrip("?") for p, kind in enumerate(INT8) if p}}
 SUMS = 2.0**-12  # a step of a gate's sums, real; with layer normalization they have a scale of their own
 SMALLEST_CELL, LARGEST_CELL = -15, -9  # log2 of a cell's scale: the kernel's tanh has 0 to 6 integer bits
 HIDDEN = QParams(np.asarray([1 / 127], f32), np.zeros(1, np.int64), -128, 127)  # before a projection: |sigmoid * tanh| <= 1
@@ -38,6 +39,11 @@ class Operands(NamedTuple):
     constants: Mapping[int, Stored]
     states: Mapping[int, tuple[str, QParams]]
     intermediates: tuple[tuple[str, QParams], ...]
+
+
+def parts(node: Node) -> Mapping[int, str]:
+    """Position of each constant and state -> its element type beside int8 data, of an op that this module quantizes; empty for others."""
+    return PARTS.get(node.op, {})
 
 
 def why_not(graph: Graph, node: Node, values: Values, scheme: Scheme) -> str | None:

@@ -86,8 +86,6 @@ class Rule:
     the reference resolver's ceiling).
     keep_float: never quantized (its output feeds shapes, it converts, or LiteRT's kernel stops or errs at some parameters or codes).
     typed: `real` finds the type of the output as options.out_type.
-    parts: positions of constants and states that an integer kernel on int8 data has, and their element types there, where weights, bias
-    and one scale each do not tell it all (see `lstm_quantizing`).
     state: positions of variable tensors that the op replaces; `real` and `run` return their new values after the outputs. Where they
     depend on the form of the op, a mapping from the number of inputs.
     """
@@ -103,7 +101,6 @@ class Rule:
     versions: Mapping[str, int] = field(default_factory=lambda: {"float32": 1, "int8": 2})
     keep_float: bool = False
     typed: bool = False
-    parts: Mapping[int, str] = field(default_factory=dict)
     state: tuple[int, ...] | Mapping[int, tuple[int, ...]] = ()
 
     def states(self, node: Node) -> tuple[int, ...]:
@@ -204,7 +201,6 @@ class Op:
 
     Static inputs reach `real` as numpy arrays; absent ones as None. `host=True`: `real` also runs on numpy arrays alone (shape
     arithmetic), so the host pass may evaluate it. `fake`: the `Inner` of a site, None where it has none.
-    `cells(options, *inputs)`: as `real`, every value that the op's cell state takes on the way.
     """
 
     name: str
@@ -214,7 +210,6 @@ class Op:
     cases: tuple[Case, ...] = ()
     host: bool = False
     fake: Callable[[Site], Inner | None] | None = None
-    cells: Callable[..., Any] | None = None
 
     @property
     def blockwise(self) -> bool:

@@ -60,7 +60,7 @@ def solve(graph: Graph, plan: Layout, ranges: Sequence[GroupRange]) -> Solution:
 
 def _require_narrow(graph: Graph, plan: Layout, parameters: Mapping[Variable, QParams]) -> None:
     """*Raises*: Conflict naming an LSTM whose sums would leave 32 bits."""
-    for node in (graph.nodes[i] for i in plan.quantized if record(graph.nodes[i]).rule.parts):
+    for node in (graph.nodes[i] for i in plan.quantized if lstm_quantizing.parts(graph.nodes[i])):
         x, y = (parameters[owner(plan, node, p)] for p in (record(node).rule.data_inputs(node)[0], OUTPUT))
         why = lstm_quantizing.too_wide(node, plan.values, x, y)
         if why:

@@ -299,19 +299,17 @@ INT8 = (
     *["int16?"] * 4,
 )  # fmt: skip
 
-PARTS = {p: kind.rstrip("?") for p, kind in enumerate(INT8) if p}
 VERSIONS = {"float32": 1, "int8": 2, "float32 x int8": 3}  # the reference resolver knows no later one
 
 OPS = (
     Op(
         "UNIDIRECTIONAL_SEQUENCE_LSTM",
         lstm_real,
-        Rule(data=(0,), prepared=(*range(1, 18), *range(20, 24)), state=(HIDDEN_STATE, CELL_STATE), parts=PARTS, versions=VERSIONS),
+        Rule(data=(0,), prepared=(*range(1, 18), *range(20, 24)), state=(HIDDEN_STATE, CELL_STATE), versions=VERSIONS),
         (
             Kernel(INT8, ("int8",), FLAVOURS, lstm_plan, lstm_run),
             Kernel(lstm_hybrid.LSTM, ("float32",), FLAVOURS, lstm_hybrid.lstm_plan, lstm_hybrid.lstm_run),
         ),
         fake=lstm_fake,
-        cells=lstm_cells,
     ),
 )
