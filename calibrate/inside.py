@@ -30,7 +30,7 @@ def cells(model: Model) -> dict[int, Inside]:
     values = known_values(graph) if inner else {}
     for node in inner:
         shape = (*graph.tensors[node.outputs[0]].shape[:-1], graph.tensors[cell(node)].shape[-1])
-        steps = shape[0 if node.options.time_major else 1]
+        steps = shape[0 if node.options.get("time_major") else 1] if len(shape) > 2 else 1
         if steps > 1 and graph.tensors[node.inputs[0]].type == "float32" and why_not(graph, node, values, INT8) is None:
             found[cell(node)] = Inside(node, shape)
     return found

@@ -17,7 +17,7 @@ from .weights import quantize_bias, quantize_constant, quantize_weights, survey,
 
 f32 = np.float32
 Values = Mapping[int, np.ndarray]
-PARTS = {"UNIDIRECTIONAL_SEQUENCE_LSTM": {p: kind.rstrip("?") for p, kind in enumerate(INT8) if p}}
+PARTS = {p: kind.rstrip("?") for p, kind in enumerate(INT8) if p}
 SUMS = 2.0**-12  # a step of a gate's sums, real; with layer normalization they have a scale of their own
 SMALLEST_CELL, LARGEST_CELL = -15, -9  # log2 of a cell's scale: the kernel's tanh has 0 to 6 integer bits
 HIDDEN = QParams(np.asarray([1 / 127], f32), np.zeros(1, np.int64), -128, 127)  # before a projection: |sigmoid * tanh| <= 1
@@ -43,7 +43,8 @@ class Operands(NamedTuple):
 
 def parts(node: Node) -> Mapping[int, str]:
     """Position of each constant and state -> its element type beside int8 data, of an op that this module quantizes; empty for others."""
-    return PARTS.get(node.op, {})
+    full = node.op == "LSTM" and node.options.get("kernel_type") == "FULL"
+    return PARTS if full or node.op == "UNIDIRECTIONAL_SEQUENCE_LSTM" else {}
 
 
 def why_not(graph: Graph, node: Node, values: Values, scheme: Scheme) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,9 +28,9 @@ FORMS = (
 )
 
 
-def drawn(form: recurrent.Form, draw: int = 0, **options) -> tuple[Model, np.ndarray]:
+def drawn(form: recurrent.Form, make: Any = recurrent.float_lstm, **options: Any) -> tuple[Model, np.ndarray]:
     """A float LSTM with tanh and without a clipped projection, unless asked for; and data for it."""
-    model, (x,), _ = recurrent.float_lstm(form, draw)
+    model, (x,), _ = make(form, 0)
     (node,) = model.graph.nodes
     plain = {"fused_activation_function": "TANH", "proj_clip": 0.0} | options
     return model.but(graphs=(model.graph.but(nodes=(node.but(options=node.options.but(**plain)),)),)), x
@@ -47,7 +48,19 @@ def stored(made: Model, name: str) -> QParams:
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_it_equals_litert_and_is_close_to_float(form, oracle):
-    model, x = drawn(form)
+    _compare(oracle, *drawn(form))
+
+
+def test_an_lstm_of_one_step_equals_litert(oracle):
+    _compare(oracle, *drawn(replace(SIMPLE, n=3), recurrent.full_lstm))
+
+
+def test_a_basic_lstm_stays_float():
+    model = recurrent.basic_lstm(SIMPLE, 0)[0]
+    assert layout(model).kept_float == {0: "it keeps state"} == layout(model, qsim.UINT8).kept_float
+
+
+def _compare(oracle, model, x):
     made = quantize(model, calibrate.ranges(model, calibrate.observe(model, [x])), io="int8")
     assert not made.report.kept_float and not check(made)
     fn = made.function("integer", "reference")
