@@ -40,7 +40,7 @@ def quantize(
 
     real = scale * (code - zero_point). Activations: (scale, zero point) of their tie group's range, 0.0 always a code; zero point 0 for
     16 bits. Weights: symmetric, per output channel (axis of the op's rule); uint8: one scale and zero point. Bias: scale s_x * s_w.
-    ranges: {tensor key: (low, high)}, real units, for every tensor in `layout(model, scheme).groups`.
+    ranges: {tensor key: (low, high)}, real units, for every tensor in `layout(model, scheme).groups` (cell states of LSTMs may lack one).
     scheme: one for all ops, a `Recipe`, or a mapping from node index to the scheme of that op; other ops stay as they are, and QUANTIZE
     goes between ops of different activation types. io: type of the model's inputs and outputs, or of each; names and signatures stay.
     target: what the file is for (`targets.TARGETS`); what that forbids stays float, or gets one weight scale where only channels are
