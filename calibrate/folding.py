@@ -16,6 +16,7 @@ from qsim.function import Function
 from qsim.graph import Graph, Model
 from qsim.program import host_values
 
+from . import inside
 from . import statistics as st
 from .feeding import Batch, ports
 
@@ -69,11 +70,12 @@ def _watches(model: Model, taps: Sequence[int] | None) -> tuple[tuple[Watch, ...
     for n in g.nodes:
         if n.op in COPIES and n.inputs[0] in real and n.outputs[0] in real and _keeps_grid(g, n.inputs[0], n.outputs[0]):
             copies[n.outputs[0]] = copies.get(n.inputs[0], n.inputs[0])
-    wanted = real if taps is None else taps
-    roots = dict.fromkeys(copies.get(t, t) for t in wanted if t in real)
+    cells = inside.cells(model)
+    wanted = [*real, *cells] if taps is None else taps
+    roots = dict.fromkeys(copies.get(t, t) for t in wanted if t in real or t in cells)
     watches = []
     for t in roots:
-        shape = g.tensors[t].shape
+        shape = cells[t].shape if t in cells else g.tensors[t].shape
         watches.append(Watch(t, int(np.prod(shape)), int(shape[-1]) if shape else 1, sampled_positions(shape)))
     return tuple(w for w in watches if w.size), {t: r for t, r in copies.items() if r in roots}
 
@@ -135,7 +137,9 @@ class Pass:
 
     def __init__(self, model: Model, watches: tuple[Watch, ...], copies: Mapping[int, int]):
         self.watches, self.copies = watches, copies
-        self.function = Function(model, "float", "xnnpack", taps=[w.index for w in watches])
+        self.cells = {t: c for t, c in inside.cells(model).items() if any(w.index == t for w in watches)}
+        read = [c.node.inputs[0] for c in self.cells.values()]
+        self.function = Function(model, "float", "xnnpack", taps=[*(w.index for w in watches), *read])
         self.on_cpu = jax.default_backend() == "cpu"
         self.size = self.function.micro_batch if self.on_cpu else 128
         per_sample = sum(int(np.prod(p.shape)) * p.dtype.itemsize for p in ports(model))
@@ -154,12 +158,12 @@ class Pass:
 
     def _run(self, params: Any, histograms: tuple[Any, ...], total: Any, *chunks: Any) -> Any:
         """The first `total` samples of (chunks, micro-batch, *shape) inputs."""
-        sample = jax.vmap(functools.partial(self.function.apply, params))
+        sample = jax.vmap(functools.partial(self._taps, params))
         fold = self._one_by_one if self.on_cpu else self._together
 
         def body(i: Any, carry: Any) -> Any:
             histograms, rows, raw = carry
-            taps = sample(*(lax.dynamic_index_in_dim(c, i, keepdims=False) for c in chunks))[1]
+            taps = sample(*(lax.dynamic_index_in_dim(c, i, keepdims=False) for c in chunks))
             raw = {t: lax.dynamic_update_slice(r, taps[t].reshape(self.size, -1), (i * self.size, 0)) for t, r in raw.items()}
             return *fold(histograms, rows, [taps[w.index] for w in self.watches], i * self.size, total), raw
 
@@ -167,6 +171,12 @@ class Pass:
         raw = {w.index: jnp.zeros((self.block, w.size), jnp.float32) for w in self.watches if w.raw}
         histograms, rows, raw = lax.fori_loop(0, (total + self.size - 1) // self.size, body, (histograms, rows, raw))
         return histograms, (rows, raw)
+
+    def _taps(self, params: Any, *inputs: Any) -> dict[int, Any]:
+        """The watched tensors of one sample."""
+        taps = self.function.apply(params, *inputs)[1]
+        graph = self.function.graph
+        return taps | {t: inside.values(graph, c, params, taps[c.node.inputs[0]]) for t, c in self.cells.items()}
 
     def _one_by_one(self, histograms: Any, rows: Any, taps: list[Any], first: Any, total: Any) -> Any:
         """A loop over the valid samples of a micro-batch. The loop makes XLA compute each tensor once: it would otherwise repeat the

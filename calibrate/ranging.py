@@ -104,10 +104,13 @@ def estimation_problems(
     plan = layout(model, scheme)
     groups = plan.groups
     notes: list[str] = []
-    _require_observed(model, stats, groups)
+    _require_observed(model, stats, [g for g in groups if g[0] not in plan.cells])
     given = declared(model, input_range)
     problems = []
     for group, kind in zip(groups, plan.types, strict=True):
+        if group[0] in plan.cells and stats.find(group[0]) is None:
+            notes.append(f"cell state {model.graph.key(group[0])!r} was not observed: it may hold all that its op lets it")
+            continue
         roots = list(dict.fromkeys(stats.copies.get(t, t) for t in group))
         inputs = [t for t in roots if t in model.graph.inputs]
         known = None

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from . import lstm_quantizing
 from .blockwise import renumbered
 from .graph import Graph, Model, Node, Options, QParams, Tensor
 from .layout import TARGETS, Layout, record
+from .limits import OUTPUT
 from .scheme import affine
 from .solve import Solution, data_position, largest_input, owner
 from .types import TYPES, code_range
@@ -123,6 +125,8 @@ class Assembly:
             inputs[p] = self._data(node, p)
         if rule.weights is not None:
             self._weights(node, inputs)
+        if lstm_quantizing.parts(node):
+            node = self._recurrent(node, inputs)
         outputs = tuple(self._result(t) for t in node.outputs)
         version = max(rule.versions.get(self._kind(node), node.version), node.version)
         return node.but(inputs=tuple(inputs), outputs=outputs, version=version)
@@ -178,6 +182,20 @@ class Assembly:
         elif node.op in NEED_BIAS:
             codes, q = quantize_bias(np.zeros(len(found.bias)), scale, scales, scheme.bias)
             inputs[bp:] = [self._append(new_name(self.names, self.graph.tensors[node.outputs[0]].name, "bias"), codes, scheme.bias, q)]
+
+    def _recurrent(self, node: Node, inputs: list[int]) -> Node:
+        """Constants and states of an integer LSTM; the node with the tensors that hold the parameters of what is inside."""
+        x, y = (self.solution.parameters[owner(self.plan, node, p)] for p in (0, OUTPUT))
+        cell = self._own(lstm_quantizing.cell(node), "int16")
+        found = lstm_quantizing.operands(node, self.plan.values, self.plan.quantized[node.index], x, y, cell)
+        for p, (codes, kind, q) in found.constants.items():
+            inputs[p] = self.constant(node.inputs[p], codes, kind, q)
+        for p, (kind, state) in found.states.items():
+            self.tensors[node.inputs[p]] = self.tensors[node.inputs[p]].but(type=kind, qparams=state)
+        first, stem = len(self.tensors), self.graph.tensors[node.outputs[0]].name
+        for kind, inner in found.intermediates:
+            self.tensors.append(Tensor(len(self.tensors), new_name(self.names, stem, "intermediate"), (0,), kind, inner))
+        return node.but(intermediates=tuple(range(first, len(self.tensors))))
 
     def constant(self, t: int, codes: np.ndarray, kind: str, q: QParams) -> int:
         """Index of constant t as codes: in place for its first role unless something still reads the float values, else a copy."""
@@ -236,7 +254,7 @@ def _float_uses(graph: Graph, plan: Layout) -> Iterator[int]:
     yield from (t for t in graph.outputs if t in plan.values)
     for node in graph.nodes:
         rule = record(node).rule if node.index in plan.quantized else None
-        taken = () if rule is None else (*rule.data_inputs(node), rule.weights, rule.bias)
+        taken = () if rule is None else (*rule.data_inputs(node), rule.weights, rule.bias, *lstm_quantizing.parts(node))
         yield from (t for p, t in enumerate(node.inputs) if t in plan.values and p not in taken)
         if len(node.outputs) > 1:
             yield from (t for t in node.outputs if t in plan.values)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from . import lstm_quantizing
 from .control import OPS as CONTROL_OPS
 from .graph import Graph, Model, Node
 from .op import Op, Rule
@@ -39,6 +40,7 @@ class Layout:
     tied_constants: position in `groups` -> constants that share the group's parameters, so its range must hold their values.
     requantized: (node, input position) where a tensor of fixed parameters enters a group through a QUANTIZE.
     values: float32 tensors known without data: constants, and what the graph computes from constants alone.
+    cells: cell state of a quantized LSTM (a group of its own, 16 bits, its scale a power of two) -> what |c| cannot leave.
     """
 
     groups: tuple[tuple[int, ...], ...]
@@ -50,6 +52,7 @@ class Layout:
     tied_constants: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     requantized: frozenset[tuple[int, int]] = frozenset()
     values: Mapping[int, np.ndarray] = field(default_factory=dict)
+    cells: Mapping[int, float] = field(default_factory=dict)
 
     @cached_property
     def group_of(self) -> dict[Use, int]:
@@ -68,6 +71,10 @@ class Layout:
         """Who owns the parameters of a computed tensor where ops of an activation type see it."""
         group = self.group_of.get((t, kind))
         return ("fixed", t) if group is None else ("group", group)
+
+    def is_cell(self, v: Variable) -> bool:
+        """Whether an owner is the cell state of an LSTM."""
+        return v[0] == "group" and self.groups[v[1]][0] in self.cells
 
     def kind(self, v: Variable) -> str:
         """The element type that an owner has parameters for."""
@@ -89,7 +96,8 @@ def layout(model: Model, scheme: Schemes = INT8, *, exclude: Mapping[int, str] |
     nodes = [n for n in graph.nodes if n.index not in kept]
     quantized = {n.index: schemes[n.index] for n in nodes}
     native = {t: quantized[n.index].activation for n in nodes for t in _real_outputs(graph, n)}
-    plan = Layout((), _dictated(nodes, native), kept, quantized, native=native, values=values)
+    cells = {lstm_quantizing.cell(n): lstm_quantizing.cell_bound(n) for n in nodes if lstm_quantizing.parts(n)}
+    plan = Layout((), _dictated(nodes, native), kept, quantized, native=native, values=values, cells=cells)
     groups, types = _groups(graph, nodes, plan)
     plan = replace(plan, groups=groups, types=types, requantized=_requantized(graph, nodes, plan))
     return replace(plan, tied_constants=_tied_constants(nodes, plan))
@@ -185,7 +193,8 @@ def why_float(graph: Graph, node: Node, values: Mapping[int, np.ndarray], scheme
         return f"{node.op} is not known"
     if op.rule.keep_float:
         return NOT_REAL
-    for why in (_not_real(graph, node, op.rule), _bad_constants(graph, node, op.rule, values), _bad_activation(node)):
+    own = lstm_quantizing.why_not(graph, node, values, scheme) if lstm_quantizing.parts(node) else _bad_activation(node)
+    for why in (_not_real(graph, node, op.rule), _bad_constants(graph, node, op.rule, values), own):
         if why:
             return why
     lacking = [] if scheme.is_simulated else _lacking(graph, node, op, scheme)
@@ -197,7 +206,8 @@ def _not_real(graph: Graph, node: Node, rule: Rule) -> str | None:
     others = sorted({t.type for t in tensors if t.type != "float32"})
     if others:
         return f"it works on {', '.join(others)}"
-    return "it keeps state" if any(graph.tensors[t].is_variable for t in (*node.inputs, *node.outputs) if t >= 0) else None
+    state = () if lstm_quantizing.parts(node) else (t for t in (*node.inputs, *node.outputs) if t >= 0)
+    return "it keeps state" if any(graph.tensors[t].is_variable for t in state) else None
 
 
 def _bad_constants(graph: Graph, node: Node, rule: Rule, values: Mapping[int, np.ndarray]) -> str | None:
@@ -228,7 +238,8 @@ def target_types(graph: Graph, node: Node, rule: Rule, scheme: Scheme) -> tuple[
             return ""
         if p in data:
             return scheme.activation
-        return {rule.weights: scheme.weight, rule.bias: scheme.bias}.get(p, graph.tensors[t].type)
+        own = {rule.weights: scheme.weight, rule.bias: scheme.bias}.get(p, graph.tensors[t].type)
+        return lstm_quantizing.parts(node).get(p, own)
 
     outputs = (scheme.activation if graph.tensors[t].type == "float32" else graph.tensors[t].type for t in node.outputs)
     return tuple(stored(p, t) for p, t in enumerate(node.inputs)), tuple(outputs)
@@ -292,6 +303,8 @@ def _groups(graph: Graph, nodes: Iterable[Node], plan: Layout) -> tuple[tuple[tu
             ties.add(use)
         if tied(n):
             ties.join(inside)
+        if lstm_quantizing.parts(n):
+            ties.add((lstm_quantizing.cell(n), "int16"))
     found = ties.groups()
     return tuple(tuple(t for t, _ in group) for group in found), tuple(group[0][1] for group in found)
 

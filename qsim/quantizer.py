@@ -11,6 +11,7 @@ from .assembly import FLOAT, Assembly, compact, moved_signatures
 from .errors import BadRecipe, Unsupported
 from .graph import Graph, Model, Node, Tensor
 from .layout import HARMLESS, Layout, Variable, for_target, layout, record
+from .lstm_quantizing import parts
 from .ranges import GroupRange, dictated_ends, group_ranges
 from .recipe import Recipe, Schemes, given_ranges, schemes_of
 from .report import AS_IT_WAS, GuardRow, OpRow, RepairRow, Report, TensorRow, some
@@ -21,6 +22,7 @@ from .weightonly import is_weight_only, store_weights, with_weights
 from .weights import DEAD, least_scales, plain_scales
 
 WRITTEN = {(s.activation, s.weight, s.bias) for s in (INT8, UINT8, INT16X8, INT8W4)}
+PART_ROLES = {"int8": "weights", "int32": "bias"}  # role of a constant of an LSTM
 IO_TYPES = ("float32", "int8", "uint8", "int16")
 __all__ = ["Layout", "layout", "quantize"]
 
@@ -38,7 +40,7 @@ def quantize(
 
     real = scale * (code - zero_point). Activations: (scale, zero point) of their tie group's range, 0.0 always a code; zero point 0 for
     16 bits. Weights: symmetric, per output channel (axis of the op's rule); uint8: one scale and zero point. Bias: scale s_x * s_w.
-    ranges: {tensor key: (low, high)}, real units, for every tensor in `layout(model, scheme).groups`.
+    ranges: {tensor key: (low, high)}, real units, for every tensor in `layout(model, scheme).groups` (cell states of LSTMs may lack one).
     scheme: one for all ops, a `Recipe`, or a mapping from node index to the scheme of that op; other ops stay as they are, and QUANTIZE
     goes between ops of different activation types. io: type of the model's inputs and outputs, or of each; names and signatures stay.
     target: what the file is for (`targets.TARGETS`); what that forbids stays float, or gets one weight scale where only channels are
@@ -221,7 +223,9 @@ def _roles(made: Graph) -> dict[int, str]:
         rule = REGISTRY[node.op].rule if node.op in REGISTRY else None
         for p, t in enumerate(node.inputs):
             if rule is not None and t >= 0 and made.tensors[t].is_constant:
-                roles[t] = {rule.weights: "weights", rule.bias: "bias"}.get(p, "constant")
+                roles[t] = {rule.weights: "weights", rule.bias: "bias"}.get(p, PART_ROLES.get(parts(node).get(p, ""), "constant"))
+            elif rule is not None and p in parts(node) and t >= 0:
+                roles[t] = "range"
         for t in node.outputs:
             q = made.tensors[t].qparams
             dictated = (

@@ -14,6 +14,7 @@ from .layout import Layout, record, tied
 from .types import code_range
 
 LARGEST_SCALE = 2.0**60  # beyond it products of scales leave float32
+CELL_UNKNOWN = "not given: all that the cell state of an LSTM can hold"
 ENDS = {"RELU": (0.0, np.inf), "RELU6": (0.0, 6.0), "RELU_N1_TO_1": (-1.0, 1.0), "RELU_0_TO_1": (0.0, 1.0)}
 
 
@@ -105,7 +106,12 @@ def _nearest(name: str, unused: Iterable[str]) -> str:
 def _hull(graph: Graph, plan: Layout, index: int, given: Mapping[int, tuple[float, float]]) -> GroupRange:
     ends, notes = [], []
     for t in plan.groups[index]:
-        if t in given:
+        if t in plan.cells:
+            low, high = given.get(t, (-np.inf, np.inf))
+            ends.append((max(low, -plan.cells[t]), min(high, plan.cells[t])))
+            if ends[-1] != given.get(t):
+                notes.append("cut to what the cell state of an LSTM can hold" if t in given else CELL_UNKNOWN)
+        elif t in given:
             ends.append(_cut(graph, t, given[t]))
             if ends[-1] != given[t]:
                 notes.append("cut to the activation's range")

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from . import lstm_quantizing
 from .graph import Graph, Node, QParams
 from .layout import Layout, Variable, record, tied
 from .limits import OUTPUT, Need, Operands, needs
@@ -50,12 +51,20 @@ def solve(graph: Graph, plan: Layout, ranges: Sequence[GroupRange]) -> Solution:
     unmet: dict[tuple[int, str], None] = {}
     for _ in range(ROUNDS):
         if not any([_settle(found, site, unmet) for site in _sites(graph, plan)]):
-            return Solution(
-                {v: _qparams(found.scale[v], found.zero[v], plan.kind(v)) for v in found.scale}, _merged(found.repairs), list(unmet),
-                found.surveys,
-            )  # fmt: skip
+            parameters = {v: _qparams(found.scale[v], found.zero[v], plan.kind(v)) for v in found.scale}
+            _require_narrow(graph, plan, parameters)
+            return Solution(parameters, _merged(found.repairs), list(unmet), found.surveys)
         unmet.clear()
     raise Conflict(found.repairs[-1].node, f"no legal scales: {found.repairs[-1].reason}")
+
+
+def _require_narrow(graph: Graph, plan: Layout, parameters: Mapping[Variable, QParams]) -> None:
+    """*Raises*: Conflict naming an LSTM whose sums would leave 32 bits."""
+    for node in (graph.nodes[i] for i in plan.quantized if lstm_quantizing.parts(graph.nodes[i])):
+        x, y = (parameters[owner(plan, node, p)] for p in (record(node).rule.data_inputs(node)[0], OUTPUT))
+        why = lstm_quantizing.too_wide(node, plan.values, x, y)
+        if why:
+            raise Conflict(node.index, why)
 
 
 class _Site(NamedTuple):
@@ -102,7 +111,7 @@ def _start(graph: Graph, plan: Layout, ranges: Sequence[GroupRange]) -> _State:
     state = _State({}, {}, [], _surveys(graph, plan), plan)
     for i, r in enumerate(ranges):
         _put(state, ("group", i), r.low, r.high)
-        if r.exact is not None and code_range(plan.types[i]) == (int(r.exact.low), int(r.exact.high)):
+        if r.exact is not None and not plan.is_cell(("group", i)) and code_range(plan.types[i]) == (int(r.exact.low), int(r.exact.high)):
             state.scale["group", i], state.zero["group", i] = float(r.exact.scale[0]), int(r.exact.zero_point[0])
     for t, (scale, zero) in plan.fixed.items():
         state.scale["fixed", t], state.zero["fixed", t] = scale, zero
@@ -116,6 +125,9 @@ def _start(graph: Graph, plan: Layout, ranges: Sequence[GroupRange]) -> _State:
 
 def _put(state: _State, v: Variable, low: float, high: float) -> None:
     kind = state.plan.kind(v)
+    if state.plan.is_cell(v):
+        state.scale[v], state.zero[v] = lstm_quantizing.cell_scale(low, high), 0
+        return
     scale, zero = affine(low, high, kind, symmetric=kind == "int16")
     state.scale[v], state.zero[v] = float(scale), zero
     qmin, qmax = code_range(kind)

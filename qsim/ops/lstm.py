@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -29,14 +29,24 @@ Leaves = dict[str, Any]
 
 def lstm_real(options: Options, *at: Any) -> tuple[Any, Any, Any]:
     """(every h, last h, last c) of `lstm_cell.step` over x (n, time, k), or (time, n, k) where time_major."""
+    ys, (h, c) = _every(0, options, at)
+    return ys, h, c
+
+
+def lstm_cells(options: Options, *at: Any) -> Any:
+    """Every c of `lstm_real`, in the order of its h."""
+    return _every(1, options, at)[0]
+
+
+def _every(which: int, options: Options, at: Sequence[Any]) -> tuple[Any, tuple[Any, Any]]:
+    """(every h or every c, the last of both)."""
     cell = cell_of(at, norm=NORMS)
 
     def one(state: Any, now: Any) -> Any:
-        h, c = step(options, cell, state, now)
-        return (h, c), h
+        state = step(options, cell, state, now)
+        return state, state[which]
 
-    ys, (h, c) = over_time(one, (at[HIDDEN_STATE], at[CELL_STATE]), at[0], time_major=options.time_major)
-    return ys, h, c
+    return over_time(one, (at[HIDDEN_STATE], at[CELL_STATE]), at[0], time_major=options.time_major)
 
 
 # fake mode ---------------------------------------------------------------------
@@ -295,7 +305,7 @@ OPS = (
     Op(
         "UNIDIRECTIONAL_SEQUENCE_LSTM",
         lstm_real,
-        Rule(data=(0,), prepared=(*range(1, 18), *range(20, 24)), state=(HIDDEN_STATE, CELL_STATE), keep_float=True, versions=VERSIONS),
+        Rule(data=(0,), prepared=(*range(1, 18), *range(20, 24)), state=(HIDDEN_STATE, CELL_STATE), versions=VERSIONS),
         (
             Kernel(INT8, ("int8",), FLAVOURS, lstm_plan, lstm_run),
             Kernel(lstm_hybrid.LSTM, ("float32",), FLAVOURS, lstm_hybrid.lstm_plan, lstm_hybrid.lstm_run),

@@ -137,7 +137,6 @@ OPS = (
             data=(0,),
             prepared=(2, 3),
             state={20: (18, 19), 24: (18, 19), 5: (BASIC_HIDDEN, BASIC_CELL)},
-            keep_float=True,
             versions={"float32": 1, "int8": 2, "float32 x int8": 4},
         ),
         (
