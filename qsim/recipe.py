@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -159,15 +159,20 @@ def _rule(entry: Any, where: str, notes: list[str]) -> Rule:
 
 def _scheme(value: Any, where: str) -> Scheme:
     """A scheme by name, or a table of its axes on top of a named `base` (int8)."""
-    if isinstance(value, Mapping):
-        axes = {k: v for k, v in value.items() if k != "base"}
-        base = _scheme(value.get("base", "int8"), where)
-        try:
-            return replace(base, **{"name": "+".join([base.name, *axes]), **axes})
-        except TypeError:
-            raise BadRecipe("a scheme has no such axis", where=where, found=", ".join(axes)) from None
+    if not isinstance(value, Mapping):
+        return _at(where, scheme_named, str(value))
+    axes = {k: v for k, v in value.items() if k != "base"}
+    base = _scheme(value.get("base", "int8"), where)
     try:
-        return scheme_named(str(value))
+        return _at(where, replace, base, **{"name": "+".join([base.name, *axes]), **axes})
+    except TypeError:
+        raise BadRecipe("a scheme has no such axis", where=where, found=", ".join(axes)) from None
+
+
+def _at(where: str, make: Callable[..., Scheme], *args: Any, **axes: Any) -> Scheme:
+    """The scheme that a function makes; a refusal names the entry."""
+    try:
+        return make(*args, **axes)
     except BadRecipe as fault:
         fault.where = where
         raise
@@ -193,10 +198,8 @@ def _foreign(entry: Mapping[str, Any], where: str, notes: list[str]) -> Scheme:
         )
     granularity = str(weight.get("granularity", "TENSORWISE"))
     block = int(granularity.rsplit("_", 1)[1]) if granularity.startswith("BLOCKWISE_") else int(weight.get("block_size", 0))
-    scheme = replace(_FOREIGN[bits], rounding="nearest", smallest=config.get("min_weight_elements", 0), block=block)
-    if not weight.get("symmetric", True) and scheme.runtime == "dequantize":
-        notes.append(f"{where}: weights are stored with zero point 0, not asymmetrically")
-    return replace(scheme, per_channel=granularity != "TENSORWISE")
+    axes = {"smallest": config.get("min_weight_elements", 0), "block": block, "per_channel": granularity != "TENSORWISE"}
+    return _at(where, replace, _FOREIGN[bits], rounding="nearest", symmetric=bool(weight.get("symmetric", True)), **axes)
 
 
 _FOREIGN = {  # (bits of activations, of weights, kind, explicit DEQUANTIZE)

@@ -23,6 +23,9 @@ class Scheme:
     (-127..127 for int8). block: columns of FULLY_CONNECTED weights that share a scale; 0: none. smallest: weights of fewer elements
     stay as they are.
     rounding of the weights: "nearest", or "sum", which also keeps each channel's sum (see `weights.quantize_weights`).
+    symmetric: whether integer weights have zero point 0. False: each channel's own range on all codes (see `weights.quantize_spans`),
+    for integer weights behind an explicit DEQUANTIZE only: LiteRT's kernels of integer weights do not read the zero points.
+    *Raises*: BadRecipe for other schemes with it.
     """
 
     name: str
@@ -34,6 +37,15 @@ class Scheme:
     runtime: str = "hybrid"
     block: int = 0
     smallest: int = 0
+    symmetric: bool = True
+
+    def __post_init__(self) -> None:
+        behind = self.activation == "float32" and self.runtime == "dequantize" and self.weight.startswith("int") and not self.block
+        if not (self.symmetric or behind):
+            raise BadRecipe(
+                "asymmetric weights need an explicit DEQUANTIZE", found=f"scheme {self.name!r}",
+                hint="Take weights8 or weights4: kernels of integer weights do not read their zero points",
+            )  # fmt: skip
 
     @property
     def is_simulated(self) -> bool:

@@ -26,11 +26,11 @@ def with_weights(graph: Graph, schemes: Mapping[int, Scheme]) -> tuple[Graph, Ma
     """The graph in which the weights of the nodes in `schemes` (node index -> weight-only Scheme) are stored as their scheme asks; old
     node index -> new node index; node index -> the report's row, with the reason where its weights (or some constants) stay as they are.
 
-    int8, int4: symmetric, per output channel where the kernel takes that, max |w| / qmax for a step, codes from -qmax. float16: every
-    float32 constant of more than one number. Tensors keep their indexes: a constant that nothing needs as float32 any more is stored
-    anew in place, other forms are new tensors behind the old ones, made once each. What nothing reads any more stays, without a node
-    (see `assembly.compact`). A node that only made a constant
-    real for others is gone, and has no new index; new nodes (a DEQUANTIZE, an activation) are those that are no old one's.
+    int8, int4: per output channel where the kernel takes that, max |w| / qmax for a step, codes from -qmax; with zero points where the
+    scheme is not symmetric. float16: every float32 constant of more than one number. Tensors keep their indexes: a constant that nothing
+    needs as float32 any more is stored anew in place, other forms are new tensors behind the old ones, made once each. What nothing reads
+    any more stays, without a node (see `assembly.compact`). A node that only made a constant real for others is gone, and has no new
+    index; new nodes (a DEQUANTIZE, an activation) are those that are no old one's.
 
     *Domain*: nodes on float32 data; others are among those that stay. *Differs*: TF's converter leaves weights of fewer than 1,024
     elements (`Scheme.smallest`), and writes integer weights wherever its flags say so; here LiteRT's kernels decide, in every flavour.

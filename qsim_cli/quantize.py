@@ -26,6 +26,7 @@ Runs = Annotated[
     Parameter(name="--target", help="What the file is for: litert, tflm, ethos-u or edgetpu (all but litert documented, not measured)."),
 ]
 OneScale = Annotated[bool, Parameter(name="--per-tensor", negative="", help="One weight scale a tensor, not one an output channel.")]
+Asymmetric = Annotated[bool, Parameter(name="--asymmetric", negative="", help="weights8, weights4: weights with zero points.")]
 Smallest = Annotated[
     int | None, Parameter(name="--smallest", help="Weights of fewer elements stay float in weight-only schemes (TF: 1024).")
 ]
@@ -57,6 +58,7 @@ def command(
     target: Runs = "litert",
     strict: Strict = False,
     per_tensor: OneScale = False,
+    asymmetric: Asymmetric = False,
     smallest: Smallest = None,
     fold: Folds = None,
     input_range: o.InputRange = None,
@@ -92,7 +94,7 @@ def command(
     from .values import Affine
 
     choose_device(device)
-    wanted = scheme_of(scheme, recipe, per_tensor=per_tensor, smallest=smallest)
+    wanted = scheme_of(scheme, recipe, per_tensor=per_tensor, asymmetric=asymmetric, smallest=smallest)
     require_kernels(wanted)
     border = border_of(wanted, io, input_type, output_type)
     loaded, own, told_first = prepared(model, fold)

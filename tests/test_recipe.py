@@ -184,7 +184,8 @@ def random_recipe(model: Model, rng: np.random.Generator) -> dict[int, qsim.Sche
     """A few schemes, spread over the ops; sometimes with one weight scale a tensor."""
     few = rng.choice(sorted(SCHEMES), int(rng.integers(1, 5)))
     found = {n.index: SCHEMES[str(rng.choice(few))] for n in model.graph.nodes}
-    return {i: replace(s, per_channel=False) if rng.random() < 0.2 else s for i, s in found.items()}
+    found = {i: replace(s, per_channel=False) if rng.random() < 0.2 else s for i, s in found.items()}
+    return {i: replace(s, symmetric=False) if s.name.startswith("weights") and rng.random() < 0.5 else s for i, s in found.items()}
 
 
 def random_case(seed: int, float_ops: bool = True) -> tuple[Model, Model]:
