@@ -12,7 +12,7 @@ from .errors import BadRecipe, Unsupported
 from .graph import Graph, Model, Node, Tensor
 from .layout import HARMLESS, Layout, Variable, for_target, layout, record
 from .ranges import GroupRange, dictated_ends, group_ranges
-from .recipe import Recipe, Schemes, given_ranges, schemes_of
+from .recipe import Recipe, Schemes, border_of, given_ranges, schemes_of
 from .report import AS_IT_WAS, GuardRow, OpRow, RepairRow, Report, TensorRow, some
 from .scheme import INT8, INT8W4, INT16X8, UINT8, Scheme
 from .solve import Conflict, Solution, data_position, largest_input, owner, solve
@@ -30,7 +30,7 @@ def quantize(
     ranges: Mapping[Any, Any],
     scheme: Schemes = INT8,
     *,
-    io: str | tuple[str, str] = "float32",
+    io: str | tuple[str, str] | None = None,
     target: str = "litert",
     strict: bool = False,
 ) -> Model:
@@ -40,14 +40,15 @@ def quantize(
     16 bits. Weights: symmetric, per output channel (axis of the op's rule); uint8: one scale and zero point. Bias: scale s_x * s_w.
     ranges: {tensor key: (low, high)}, real units, for every tensor in `layout(model, scheme).groups`.
     scheme: one for all ops, a `Recipe`, or a mapping from node index to the scheme of that op; other ops stay as they are, and QUANTIZE
-    goes between ops of different activation types. io: type of the model's inputs and outputs, or of each; names and signatures stay.
+    goes between ops of different activation types. io: type of the model's inputs and outputs, or of each; None: as the recipe says, else
+    float32. Names and signatures stay.
     target: what the file is for (`targets.TARGETS`); what that forbids stays float, or gets one weight scale where only channels are
     the trouble. Ops without an integer kernel stay float between DEQUANTIZE and QUANTIZE. Only the primary graph is touched.
 
     *Raises*: BadRange (every faulty or missing range at once), Unsupported (the source is quantized already; the scheme cannot be
     written; with `strict`, every op on real values that would stay float), BadRecipe (unknown io, unknown target).
     """
-    border = (io, io) if isinstance(io, str) else io
+    border = border_of(scheme, io)
     schemes, forbidden = for_target(model, schemes_of(model, scheme), target)
     _refuse(model, schemes, border)
     if isinstance(scheme, Scheme) and is_weight_only(scheme) and not forbidden:

@@ -85,6 +85,13 @@ def schemes_of(model: Model, scheme: Schemes) -> Mapping[int, Scheme]:
     return scheme.schemes(model) if isinstance(scheme, Recipe) else scheme
 
 
+def border_of(scheme: Schemes, io: str | tuple[str, str] | None) -> tuple[str, str]:
+    """Types of the model's inputs and of its outputs: as asked, where None as a recipe says, else float32."""
+    if io is None:
+        return (scheme.io if isinstance(scheme, Recipe) else None) or ("float32", "float32")
+    return (io, io) if isinstance(io, str) else io
+
+
 def name_of(graph: Graph, node: Node) -> str:
     """The names of a node's outputs, joined by ";"; of its inputs where it has none."""
     return ";".join(graph.tensors[t].name for t in node.outputs or node.inputs if t >= 0)
@@ -143,9 +150,10 @@ def _of_list(entries: Sequence[Any], name: str) -> Recipe:
 
 
 def _border(rules: Iterable[Rule], side: str) -> str | None:
-    """The type that the rules of a list give the model's inputs or outputs: a rule for all ops counts; None without one."""
-    found = [r.scheme.activation for r in rules if r.op in (ANY, side) and r.regex == ".*" and r.index is None]
-    return found[-1] if found else None
+    """The type that the rules of a list give the model's inputs or outputs: a rule for all ops counts; None without one, and where the
+    type is a simulated one."""
+    found = [r.scheme for r in rules if r.op in (ANY, side) and r.regex == ".*" and r.index is None]
+    return found[-1].activation if found and not found[-1].is_simulated else None
 
 
 def _rule(entry: Any, where: str, notes: list[str]) -> Rule:

@@ -146,6 +146,29 @@ def test_a_given_scale_and_zero_point_reach_the_file():
     assert (q.scale[0], q.zero_point[0]) == (np.float32(0.037), 5)
 
 
+def test_a_recipe_s_io_reaches_the_file_and_an_argument_goes_before_it():
+    model = two_convs()
+    ranges = {model.graph.key(t): (-1.0, 1.0) for group in layout(model, INT8).groups for t in group}
+    asked = Recipe((Rule(INT8),), io=("uint8", "int8"))
+
+    def border(scheme, **io) -> tuple[str, str]:
+        graph = quantize(model, ranges, scheme, **io).graph
+        return graph.tensors[graph.inputs[0]].type, graph.tensors[graph.outputs[0]].type
+
+    assert border(asked) == ("uint8", "int8") == border(INT8, io=("uint8", "int8"))
+    assert border(asked, io="float32") == ("float32", "float32") == border(replace(asked, io=None)) == border(INT8)
+    assert border(parse_recipe([foreign(data={})])) == ("int8", "int8")
+    assert parse_recipe({"rules": [{"scheme": "sim:a4w4"}]}).io is None
+
+
+def test_ranges_are_chosen_the_same_whatever_io_a_recipe_asks_for():
+    model, x = small.float_net(), small.images(48).astype(np.float32) / 255
+    found = [calibrate.choose(model, [x], Recipe((Rule(INT8),), io=io))[0] for io in (None, ("uint8", "int8"))]
+    assert dict(found[0]) == dict(found[1])
+    made = quantize(model, found[1], Recipe((Rule(INT8),), io=("uint8", "int8")))
+    assert made.graph.tensors[made.graph.inputs[0]].type == "uint8"
+
+
 # simulated schemes
 
 
