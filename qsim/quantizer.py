@@ -176,9 +176,12 @@ def _op_row(source: _Source, plan: Layout, node: Node) -> OpRow:
     """What became of a node of the source."""
     if node.index in source.rows:
         return source.rows[node.index]
-    at = source.moved.get(node.index, -1)
-    stored = _stored(node, plan.quantized[at]) if at in plan.quantized else AS_IT_WAS
-    return OpRow(node.index, node.op, _name(source.model.graph, node), stored, plan.kept_float.get(at, ""))
+    at, name = source.moved.get(node.index, -1), _name(source.model.graph, node)
+    if at not in plan.quantized:
+        return OpRow(node.index, node.op, name, AS_IT_WAS, plan.kept_float.get(at, ""))
+    scheme, asked = plan.quantized[at], source.schemes[at].weight
+    wider = record(node).rule.weights is not None and scheme.weight != asked
+    return OpRow(node.index, node.op, name, _stored(node, scheme), f"no kernel takes {asked} weights" if wider else "")
 
 
 def _stored(node: Node, scheme: Scheme) -> str:

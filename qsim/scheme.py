@@ -26,6 +26,8 @@ class Scheme:
     symmetric: whether integer weights have zero point 0. False: each channel's own range on all codes (see `weights.quantize_spans`),
     for integer weights behind an explicit DEQUANTIZE only: LiteRT's kernels of integer weights do not read the zero points.
     *Raises*: BadRecipe for other schemes with it.
+    widen: whether ops without a kernel for 4-bit weights get 8-bit ones (int8w4, dynamic4): a quarter of float's size where 4 bits would
+    have been an eighth, and still a kernel of integers. False: such ops stay float.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Scheme:
     block: int = 0
     smallest: int = 0
     symmetric: bool = True
+    widen: bool = True
 
     def __post_init__(self) -> None:
         behind = self.activation == "float32" and self.runtime == "dequantize" and self.weight.startswith("int") and not self.block

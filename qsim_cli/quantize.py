@@ -150,6 +150,7 @@ def _report(made: Model, output: Path, found: Choice | None, told: list[str], js
     from dataclasses import asdict
 
     from qsim.layout import HARMLESS
+    from qsim.report import AS_IT_WAS
 
     report = made.report
     size, choice = output.stat().st_size, {} if found is None else found.facts()
@@ -162,8 +163,9 @@ def _report(made: Model, output: Path, found: Choice | None, told: list[str], js
     for title, rows in sections.items():
         if rows and title not in ("ops", "tensors"):
             table(title, list(rows[0]), (cells(row) for row in rows))
-    for row in (r for r in report.kept_float if r.reason not in HARMLESS):
-        say(f"note: op {row.index} {row.op} ({row.output}) stays as it was: {row.reason}")
+    for row in (r for r in report.ops if r.reason not in HARMLESS):
+        became = f"is {row.stored}" if row.stored != AS_IT_WAS else "stays as it was"
+        say(f"note: op {row.index} {row.op} ({row.output}) {became}: {row.reason}")
     for note in report.notes:
         say(f"note: {note}")
     done = f"{len(report.ops) - len(report.kept_float)} of {len(report.ops)} ops quantized"
