@@ -109,7 +109,7 @@ def command(
         given, more = settled(loaded, given, own, wanted, default_range)
     else:
         given, more = {}, ["no ranges are needed: activations stay float32"] if data or ranges else []
-    for note in (*getattr(wanted, "notes", ()), *told_first, *more):
+    for note in (*told_first, *more):
         say(f"note: {note}")
     made = quantize(loaded, given, wanted, io=border, target=target, strict=strict)
     if correct and asked is not None:
