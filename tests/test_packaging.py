@@ -30,6 +30,7 @@ CALIBRATE = {
     "Statistics",
     "load_statistics",
     "ranges",
+    "channel_ranges",
     "choose",
     "save_ranges",
     "load_ranges",
