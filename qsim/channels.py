@@ -24,13 +24,14 @@ def split(graph: Graph, schemes: Iterable[Scheme], ranges: Mapping[Any, Any]) ->
     *Raises*: BadRange for arrays of another length than the tensor's last axis, for ends that are NaN, infinite or inverted, and where no
     scheme has activations by channel.
     """
-    found = {graph.find(k): _ends(graph, k, v) for k, v in ranges.items() if _is_by_channel(v)}
+    given = {k: _ends(graph, k, v) for k, v in ranges.items() if _is_by_channel(v)}
+    found = {graph.find(k): ends for k, ends in given.items()}
     if found and not any(s.per_channel_activations for s in schemes):
         raise BadRange(
             "ranges by channel are for simulated schemes", where=f"range of {graph.key(min(found))!r}", expected="a pair (low, high)",
             hint="sim:a4cw4 and the like have them",
         )  # fmt: skip
-    hulls = {k: (float(found[t][0].min()), float(found[t][1].max())) for k in ranges if (t := graph.find(k)) in found}
+    hulls = {k: (float(low.min()), float(high.max())) for k, (low, high) in given.items()}
     return {**ranges, **hulls}, found
 
 
