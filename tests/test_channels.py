@@ -105,9 +105,11 @@ def test_channels_of_different_sizes_lose_less():
     assert apart.max() < 0.3 and alike[3] > 0.9
 
 
-def test_what_is_refused():
+def test_what_is_refused(tmp_path):
     model, x = small.float_net(), images()
     ranges = calibrate.channel_ranges(model, [x], scheme=SCHEME)
+    with pytest.raises(qsim.BadRange, match="hidden.*by channel"):
+        calibrate.save_ranges(tmp_path / "r.json", {"hidden": ranges["hidden"]})
     with pytest.raises(qsim.BadRange, match="simulated schemes"):
         qsim.quantize(model, ranges, scheme_named("sim:a4w4"))
     for wrong, reason in (
