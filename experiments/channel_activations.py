@@ -1,9 +1,10 @@
 """Question: what do a scale and zero point for each channel of the activations bring at few bits, in fake mode?
 
 Answer, per task: top-1 accuracy on its test set of the float net, and of simulated schemes with one range a tensor (`sim:a4w4`) and one a
-channel (`sim:a4cw4`), by strategy; all ranges come from the calibration set alone, the input's is its declared domain.
+channel (`sim:a4cw4`), by strategy; all ranges come from the calibration set alone, the input's is its declared domain. The figures
+are in results/channel_activations.json: with min/max ranges 12 points for resnet8 and 7 for vww96, next to nothing or a loss with mse.
 
-    QSIM_MODELS=... python experiments/channel_activations.py [--task resnet8 vww96] [--bits 4] [--weights 4 8] [--strategy minmax mse]
+    QSIM_MODELS=... python experiments/channel_activations.py [--task resnet8 vww96] [--bits 4] [--weights 4] [--strategy minmax mse]
         [--samples 5000] [--out FILE.json]
 """
 
@@ -49,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", nargs="*", default=["resnet8", "vww96"])
     parser.add_argument("--bits", nargs="*", type=int, default=[4])
-    parser.add_argument("--weights", nargs="*", type=int, default=[4, 8])
+    parser.add_argument("--weights", nargs="*", type=int, default=[4])
     parser.add_argument("--strategy", nargs="*", default=["minmax", "mse"])
     parser.add_argument("--samples", type=int, default=5000)
     parser.add_argument("--out", type=Path)
