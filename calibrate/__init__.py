@@ -14,6 +14,7 @@ _WHERE = {
     "Statistics": "statistics",
     "load_statistics": "archive",
     "ranges": "ranging",
+    "channel_ranges": "channels",
     "choose": "choosing",
     "save_ranges": "rangefile",
     "load_ranges": "rangefile",
@@ -27,6 +28,7 @@ __all__ = list(_WHERE)
 
 if TYPE_CHECKING:
     from .archive import load_statistics
+    from .channels import channel_ranges
     from .choosing import choose
     from .correcting import correct
     from .correction import correct_bias

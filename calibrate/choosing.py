@@ -219,7 +219,7 @@ def _losses(
     for r in found:
         key = tuple(r.items())
         if key not in done:
-            done[key] = loss(reference, runner(quantize(model, r, scheme), arrays))
+            done[key] = loss(reference, runner(quantize(model, r, scheme, io="float32"), arrays))
         rows.append(done[key])
         told(len(arrays[0]))
     return measure, np.stack(rows), tuple(dict.fromkeys(runner.notes))

@@ -173,8 +173,11 @@ def _min_max(name: str, entry: Any, where: str) -> tuple[float, float]:
 
 
 def _range(name: Any, pair: Any, where: str = "") -> tuple[float, float]:
-    low, high = (float(v) for v in pair)
     place = f"{where}, tensor {name!r}" if where else f"tensor {name!r}"
+    try:
+        low, high = (float(v) for v in pair)
+    except (TypeError, ValueError):
+        raise BadRange("a range is a pair (low, high)", where=place, hint="Files do not hold ranges by channel") from None
     if not (math.isfinite(low) and math.isfinite(high)):
         raise BadRange("a range must be finite", where=place, found=(low, high))
     if low > high:

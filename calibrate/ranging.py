@@ -76,13 +76,13 @@ def rank(model: Model, problems: Sequence[Problem], strategies: Sequence[str | S
     for problem in sorted(problems, key=lambda p: p.type != "int16"):
         answers = solve(problem.values, ready[problem.type]) if problem.values is not None else [problem.known] * len(names)
         for name, answer, into in zip(names, answers, found, strict=True):
-            checked = _checked(answer, model.graph.key(problem.group[0]), name)
+            checked = checked_answer(answer, model.graph.key(problem.group[0]), name)
             hull = checked if problem.known is None else (min(checked[0], problem.known[0]), max(checked[1], problem.known[1]))
             into.update((model.graph.key(t), hull) for t in problem.group)
     return [Ranges(items, name, notes) for items, name in zip(found, names, strict=True)]
 
 
-def _checked(answer: Any, key: str, strategy: str) -> tuple[float, float]:
+def checked_answer(answer: Any, key: str, strategy: str) -> tuple[float, float]:
     where = f"tensor {key!r}, strategy {strategy!r}"
     try:
         low, high = (float(v) for v in answer)

@@ -21,6 +21,7 @@ from .solve import Solution, data_position, largest_input, owner
 from .types import TYPES, code_range
 from .weights import quantize_bias, quantize_constant, quantize_weights, weight_scales, weight_zero_point
 
+Channels = Mapping[tuple[int, str], QParams | None]  # (tensor, type) -> parameters by channel
 FLOAT = "float32"
 SHAPE_READERS = ("SHAPE", "RANK")  # they take any type, so they read whatever form there is
 NEED_BIAS = ("CONV_2D", "DEPTHWISE_CONV_2D")  # their integer kernels do not accept an absent bias
@@ -29,11 +30,13 @@ NEED_BIAS = ("CONV_2D", "DEPTHWISE_CONV_2D")  # their integer kernels do not acc
 class Assembly:
     """Builds the new tensors and nodes of one graph. `forms`: (tensor, form) -> index; a form is "float32" or its type and QParams.
 
-    io: types of the model's inputs and of its outputs.
+    io: types of the model's inputs and of its outputs. channels: parameters that a tensor has in place of its owner's; None: it is
+    real.
     """
 
-    def __init__(self, graph: Graph, plan: Layout, solution: Solution, io: tuple[str, str]):
+    def __init__(self, graph: Graph, plan: Layout, solution: Solution, io: tuple[str, str], channels: Channels | None = None):
         self.graph, self.plan, self.solution, self.io = graph, plan, solution, io
+        self.channels: Channels = channels or {}
         self.tensors: list[Tensor] = list(graph.tensors)
         self.names = {t.name for t in graph.tensors}
         self.nodes: list[Node] = []
@@ -86,9 +89,15 @@ class Assembly:
 
     def _new(self, t: int, kind: str, q: QParams | None) -> int:
         old = self.graph.tensors[t]
+        kind, q = self._as_seen(t, kind, q)
         made = Tensor(len(self.tensors), new_name(self.names, old.name, kind), old.shape, kind, q, shape_signature=old.shape_signature)
         self.tensors.append(made)
         return made.index
+
+    def _as_seen(self, t: int, kind: str, q: QParams | None) -> tuple[str, QParams | None]:
+        """(type, parameters) of a form of tensor t."""
+        q = self.channels.get((t, kind), q)
+        return (FLOAT, None) if q is None else (kind, q)
 
     def _convert(self, op: str, source: int, target: int) -> int:
         from .ops import REGISTRY
@@ -145,7 +154,8 @@ class Assembly:
         kind = self.plan.native[t]
         q = self._own(t, kind)
         at = self._new(t, kind, q) if t in self.graph.outputs and self.io[1] != kind else t
-        self.tensors[at] = self.tensors[at].but(type=kind, qparams=q)
+        shown, parameters = self._as_seen(t, kind, q)
+        self.tensors[at] = self.tensors[at].but(type=shown, qparams=parameters)
         self.forms[t, (kind, q)] = self.native[t] = at
         return at
 

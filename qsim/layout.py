@@ -110,9 +110,8 @@ def _runnable(graph: Graph, node: Node, scheme: Scheme) -> Scheme:
     op = REGISTRY.get(node.op)
     if op is None or scheme.activation == "float32" or scheme.is_simulated:
         return scheme
-    choices = [
-        replace(scheme, weight=w, bias=b) for w in dict.fromkeys((scheme.weight, _plain_weight(scheme))) for b in (scheme.bias, "int32")
-    ]
+    weights = dict.fromkeys((scheme.weight, _plain_weight(scheme) if scheme.widen else scheme.weight))
+    choices = [replace(scheme, weight=w, bias=b) for w in weights for b in (scheme.bias, "int32")]
     return next((s for s in choices if not _lacking(graph, node, op, s)), scheme)
 
 

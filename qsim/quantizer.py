@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .assembly import FLOAT, Assembly, compact, moved_signatures
+from .channels import Ends, held, parameters, split, whole
 from .errors import BadRecipe, Unsupported
 from .graph import Graph, Model, Node, Tensor
 from .layout import HARMLESS, Layout, Variable, for_target, layout, record
 from .lstm_quantizing import parts
 from .ranges import GroupRange, dictated_ends, group_ranges
-from .recipe import Recipe, Schemes, given_ranges, schemes_of
+from .recipe import Recipe, Schemes, border_of, given_ranges, schemes_of
 from .report import AS_IT_WAS, GuardRow, OpRow, RepairRow, Report, TensorRow, some
 from .scheme import INT8, INT8W4, INT16X8, UINT8, Scheme
 from .solve import Conflict, Solution, data_position, largest_input, owner, solve
@@ -32,7 +33,7 @@ def quantize(
     ranges: Mapping[Any, Any],
     scheme: Schemes = INT8,
     *,
-    io: str | tuple[str, str] = "float32",
+    io: str | tuple[str, str] | None = None,
     target: str = "litert",
     strict: bool = False,
 ) -> Model:
@@ -41,20 +42,23 @@ def quantize(
     real = scale * (code - zero_point). Activations: (scale, zero point) of their tie group's range, 0.0 always a code; zero point 0 for
     16 bits. Weights: symmetric, per output channel (axis of the op's rule); uint8: one scale and zero point. Bias: scale s_x * s_w.
     ranges: {tensor key: (low, high)}, real units, for every tensor in `layout(model, scheme).groups` (cell states of LSTMs may lack one).
+    Under a simulated scheme with activations by channel the ends may be arrays, one number a channel (last axis); biases keep the scale
+    of the whole tensor's range.
     scheme: one for all ops, a `Recipe`, or a mapping from node index to the scheme of that op; other ops stay as they are, and QUANTIZE
-    goes between ops of different activation types. io: type of the model's inputs and outputs, or of each; names and signatures stay.
+    goes between ops of different activation types. io: type of the model's inputs and outputs, or of each; None: as the recipe says, else
+    float32. Names and signatures stay.
     target: what the file is for (`targets.TARGETS`); what that forbids stays float, or gets one weight scale where only channels are
     the trouble. Ops without an integer kernel stay float between DEQUANTIZE and QUANTIZE. Only the primary graph is touched.
 
     *Raises*: BadRange (every faulty or missing range at once), Unsupported (the source is quantized already; the scheme cannot be
     written; with `strict`, every op on real values that would stay float), BadRecipe (unknown io, unknown target).
     """
-    border = (io, io) if isinstance(io, str) else io
+    border = border_of(scheme, io)
     schemes, forbidden = for_target(model, schemes_of(model, scheme), target)
     _refuse(model, schemes, border)
     if isinstance(scheme, Scheme) and is_weight_only(scheme) and not forbidden:
         return _strict(store_weights(model, scheme)) if strict else store_weights(model, scheme)
-    ranges = {**ranges, **recipe_ranges(model, scheme)}
+    ranges, channels = split(model.graph, schemes.values(), {**ranges, **recipe_ranges(model, scheme)})
     source = _source(model, schemes, forbidden)
     excluded = {source.moved[i]: why for i, why in forbidden.items() if i in source.moved}
     while True:
@@ -68,7 +72,7 @@ def quantize(
             dictated = {t: dictated_ends(plan, t) for t in source.made.graph.nodes[node].outputs if t in plan.fixed}
             ranges = {**dictated, **ranges}
             continue
-        made = _finish(source, _Job(plan, given, solution, _name_of(scheme), border), ranges)
+        made = _finish(source, _Job(plan, given, solution, _name_of(scheme), border, channels), ranges)
         return _strict(made) if strict else made
 
 
@@ -119,6 +123,7 @@ class _Job(NamedTuple):
     solution: Solution
     scheme: str
     io: tuple[str, str]
+    channels: Mapping[int, Ends]
 
 
 def _name_of(scheme: Schemes) -> str:
@@ -147,7 +152,7 @@ def _refuse(model: Model, schemes: Mapping[int, Scheme], io: tuple[str, ...]) ->
 
 def _finish(source: _Source, job: _Job, ranges: Mapping[Any, Any]) -> Model:
     before = source.made.graph
-    built = Assembly(before, job.plan, job.solution, job.io).build()
+    built = Assembly(before, job.plan, job.solution, job.io, parameters(before, job.plan, job.channels)).build()
     graph, moved = compact(built.but(tensors=tuple(map(_held, built.tensors))), source.model.graph)
     signatures, report = moved_signatures(source.model, moved), _report(source, graph, job, ranges)
     return source.model.but(graphs=(graph, *source.model.graphs[1:]), signatures=signatures, report=report)
@@ -155,6 +160,8 @@ def _finish(source: _Source, job: _Job, ranges: Mapping[Any, Any]) -> Model:
 
 def _held(t: Tensor) -> Tensor:
     """Codes of fewer bits than LiteRT has for such a tensor, in the type that has room for them."""
+    if t.qparams is not None and t.qparams.per_channel and not t.is_constant and t.type != FLOAT:
+        return t.but(type=held(t.type))
     narrow = simulated(t.type) or (t.type in ("int2", "int4") and not t.is_constant)
     return t.but(type="int8" if t.type in ("int2", "int4") else holder(t.type)) if narrow else t
 
@@ -177,9 +184,12 @@ def _op_row(source: _Source, plan: Layout, node: Node) -> OpRow:
     """What became of a node of the source."""
     if node.index in source.rows:
         return source.rows[node.index]
-    at = source.moved.get(node.index, -1)
-    stored = _stored(node, plan.quantized[at]) if at in plan.quantized else AS_IT_WAS
-    return OpRow(node.index, node.op, _name(source.model.graph, node), stored, plan.kept_float.get(at, ""))
+    at, name = source.moved.get(node.index, -1), _name(source.model.graph, node)
+    if at not in plan.quantized:
+        return OpRow(node.index, node.op, name, AS_IT_WAS, plan.kept_float.get(at, ""))
+    scheme, asked = plan.quantized[at], source.schemes[at].weight
+    wider = record(node).rule.weights is not None and scheme.weight != asked
+    return OpRow(node.index, node.op, name, _stored(node, scheme), f"no kernel takes {asked} weights" if wider else "")
 
 
 def _stored(node: Node, scheme: Scheme) -> str:
@@ -260,6 +270,9 @@ def _notes(model: Model, job: _Job, ranges: Mapping[Any, Any]) -> Iterator[str]:
         yield f"{_place(graph, node)}: input {position} keeps its dictated parameters and is requantized for this op"
     for node, reason in job.solution.unmet:
         yield f"{_place(graph, node)}: {reason}; not repaired, the builtin kernel runs"
+    alike = whole(graph, plan, job.channels)
+    if alike:
+        yield f"one range for all channels: {some([graph.key(t) for t in alike])}"
     yield from _left_float(graph, plan, job.io)
     unused = [graph.key(graph.find(k)) for k in ranges if graph.find(k) not in plan.grouped]
     if unused:

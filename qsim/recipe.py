@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from . import foreign
 from .errors import BadRange, BadRecipe
 from .graph import Graph, Model, Node, QParams
-from .scheme import DYNAMIC4, DYNAMIC8, FLOAT16, FLOAT32, INT8, INT8W4, INT16X8, WEIGHTS4, WEIGHTS8, Scheme, scheme_named
+from .scheme import FLOAT32, Scheme, scheme_named
 from .types import code_range
 
 ANY = "*"
-OTHER_NAMES = {"CONV_2D_TRANSPOSE": "TRANSPOSE_CONV"}  # ai-edge-quantizer's name -> the schema's
+Limits = Callable[[Mapping[str, Any], Scheme], Set[str] | None]  # the ops that an entry is for, None: all
 BORDER = ("INPUT", "OUTPUT")  # ops that a rule may name for the model's own inputs and outputs
 
 
@@ -26,15 +27,20 @@ BORDER = ("INPUT", "OUTPUT")  # ops that a rule may name for the model's own inp
 class Rule:
     """Ops of a kind (`op`: schema name, "*" for all) of which a name matches `regex` somewhere, or the op of an `index`: their scheme.
 
-    The name of an op: the names of its outputs, joined by ";".
+    The name of an op: the names of its outputs, joined by ";". applies_to: the only ops that it is for; others fall to the rule before.
     """
 
     scheme: Scheme
     regex: str = ".*"
     op: str = ANY
     index: int | None = None
+    applies_to: Set[str] | None = None
 
     def matches(self, graph: Graph, node: Node) -> bool:
+        return self.names(graph, node) and (self.applies_to is None or node.op in self.applies_to)
+
+    def names(self, graph: Graph, node: Node) -> bool:
+        """Whether it names the op, which may still not be one of those that it is for."""
         if self.index is not None and self.index != node.index:
             return False
         return self.op in (ANY, node.op) and re.search(self.regex, name_of(graph, node)) is not None
@@ -59,7 +65,6 @@ class Recipe:
     tensors: tuple[Given, ...] = ()
     io: tuple[str, str] | None = None
     name: str = "recipe"
-    notes: tuple[str, ...] = field(default=())
 
     def schemes(self, model: Model) -> dict[int, Scheme]:
         """The scheme of each node of the primary graph. *Raises*: BadRecipe naming rules and tensors that match nothing."""
@@ -69,7 +74,7 @@ class Recipe:
         return {index: schemes[-1] if schemes else FLOAT32 for index, schemes in found.items()}
 
     def _require_matches(self, graph: Graph) -> None:
-        idle = [r for r in self.rules if (r.index is not None or r.regex != ".*") and not any(r.matches(graph, n) for n in graph.nodes)]
+        idle = [r for r in self.rules if (r.index is not None or r.regex != ".*") and not any(r.names(graph, n) for n in graph.nodes)]
         if idle:
             where = f"rule for {idle[0].regex!r}" if idle[0].index is None else f"rule for op {idle[0].index}"
             raise BadRecipe(f"{len(idle)} rule(s) match no op", where=f"{self.name}: {where}", hint="The names of ops: `qsim inspect`")
@@ -85,6 +90,13 @@ def schemes_of(model: Model, scheme: Schemes) -> Mapping[int, Scheme]:
     return scheme.schemes(model) if isinstance(scheme, Recipe) else scheme
 
 
+def border_of(scheme: Schemes, io: str | tuple[str, str] | None) -> tuple[str, str]:
+    """Types of the model's inputs and of its outputs: as asked, where None as a recipe says, else float32."""
+    if io is None:
+        return (scheme.io if isinstance(scheme, Recipe) else None) or ("float32", "float32")
+    return (io, io) if isinstance(io, str) else io
+
+
 def name_of(graph: Graph, node: Node) -> str:
     """The names of a node's outputs, joined by ";"; of its inputs where it has none."""
     return ";".join(graph.tensors[t].name for t in node.outputs or node.inputs if t >= 0)
@@ -93,11 +105,13 @@ def name_of(graph: Graph, node: Node) -> str:
 def load_recipe(path: str | Path) -> Recipe:
     """A recipe from JSON (a list of rules, as ai-edge-quantizer writes them, or an object) or TOML (the object's form).
 
+    A list means what it means to ai-edge-quantizer 0.10: a rule for all ops is for those that the tool quantizes so, and others fall to
+    the last earlier rule that is for them; without one they stay as they are. In an object the last rule that matches wins.
     The object: `io` (a type, or two), `rules` (tables with `regex`, `op`, `index`, `scheme`, a name or a table of `Scheme`'s axes),
     `tensors` (tables with `name` and `range`, or `scale` and `zero_point`), `ignore` (names that match stay as they are), `default`
     (the scheme of all ops, or another recipe file beside this one). *Raises*: BadRecipe naming file and entry.
-    *Differs*: ai-edge-quantizer falls back to an earlier rule where it has no way to quantize an op as the last one says; here such an
-    op stays as it is, and the report says why. Its algorithms other than min/max and float casting are refused by name.
+    *Differs*: an op for which LiteRT has no kernel stays as it is, and the report says why, where ai-edge-quantizer writes the file.
+    Its algorithms other than min/max and float casting are refused by name, and asymmetric weights without explicit DEQUANTIZE.
     """
     path = Path(path)
     try:
@@ -111,14 +125,14 @@ def load_recipe(path: str | Path) -> Recipe:
 def parse_recipe(found: Any, name: str = "recipe") -> Recipe:
     """A recipe from what JSON or TOML hold, see `load_recipe`. *Raises*: BadRecipe."""
     if isinstance(found, list):
-        return _of_list(found, name)
+        return _of_list(found, name, foreign.applies_to)
     _require_keys(found, ("io", "rules", "tensors", "ignore", "default"), name)
     before = _default(found["default"], name) if "default" in found else Recipe(())
     listed = _of_list(found.get("rules", []), name)
     ignored = tuple(Rule(FLOAT32, _regex(r, name)) for r in found.get("ignore", ()))
     tensors = tuple(_given(t, f"{name}: tensor {i + 1}") for i, t in enumerate(found.get("tensors", ())))
     io = _io(found["io"], name) if "io" in found else listed.io or before.io
-    return Recipe((*before.rules, *listed.rules, *ignored), tensors, io, name, (*before.notes, *listed.notes))
+    return Recipe((*before.rules, *listed.rules, *ignored), tensors, io, name)
 
 
 def _default(value: Any, name: str) -> Recipe:
@@ -127,91 +141,55 @@ def _default(value: Any, name: str) -> Recipe:
     return Recipe((Rule(_scheme(value, f"{name}: default")),))
 
 
-def _of_list(entries: Sequence[Any], name: str) -> Recipe:
+def _of_list(entries: Sequence[Any], name: str, limits: Limits = lambda entry, scheme: None) -> Recipe:
     """Rules in ai-edge-quantizer's order: those of one regex stand where its first one does, and one for all ops replaces them."""
-    by_regex: dict[str, list[tuple[Rule, int]]] = {}
-    notes: list[str] = []
+    by_regex: dict[str, list[Rule]] = {}
     for i, entry in enumerate(entries):
-        rule = _rule(entry, f"{name}: rule {i + 1}", notes)
-        kept = [
-            (r, k) for r, k in by_regex.get(rule.regex, ()) if rule.index is not None or rule.op not in (ANY, r.op) or r.index is not None
-        ]
-        by_regex[rule.regex] = [*kept, (rule, i)]
-    rules = [r for group in by_regex.values() for r, _ in group]
+        rule = _rule(entry, f"{name}: rule {i + 1}", limits)
+        kept = [r for r in by_regex.get(rule.regex, ()) if rule.index is not None or rule.op not in (ANY, r.op) or r.index is not None]
+        by_regex[rule.regex] = [*kept, rule]
+    rules = [r for group in by_regex.values() for r in group]
     io = tuple(_border(rules, side) for side in BORDER)
-    return Recipe(tuple(r for r in rules if r.op not in BORDER), (), io if None not in io else None, name, tuple(notes))  # type: ignore[arg-type]
+    return Recipe(tuple(r for r in rules if r.op not in BORDER), (), io if None not in io else None, name)  # type: ignore[arg-type]
 
 
 def _border(rules: Iterable[Rule], side: str) -> str | None:
-    """The type that the rules of a list give the model's inputs or outputs: a rule for all ops counts; None without one."""
-    found = [r.scheme.activation for r in rules if r.op in (ANY, side) and r.regex == ".*" and r.index is None]
-    return found[-1] if found else None
+    """The type that the rules of a list give the model's inputs or outputs: a rule for all ops counts; None without one, and where the
+    type is a simulated one."""
+    found = [r.scheme for r in rules if r.op in (ANY, side) and r.regex == ".*" and r.index is None]
+    return found[-1].activation if found and not found[-1].is_simulated else None
 
 
-def _rule(entry: Any, where: str, notes: list[str]) -> Rule:
+def _rule(entry: Any, where: str, limits: Limits) -> Rule:
     keys = ("regex", "operation", "op", "index", "scheme", "algorithm_key", "op_config")
     _require_keys(entry, keys, where)
     op = str(entry.get("op", entry.get("operation", ANY)))
-    op, regex = OTHER_NAMES.get(op, op), _regex(entry.get("regex", ".*"), where)
-    scheme = _scheme(entry["scheme"], where) if "scheme" in entry else _foreign(entry, where, notes)
-    return Rule(scheme, regex, op, entry.get("index"))
+    op, regex = foreign.OTHER_NAMES.get(op, op), _regex(entry.get("regex", ".*"), where)
+    if "scheme" in entry:
+        return Rule(_scheme(entry["scheme"], where), regex, op, entry.get("index"))
+    scheme = _at(where, foreign.scheme_of, entry)
+    return Rule(scheme, regex, op, entry.get("index"), limits(entry, scheme) if op == ANY else None)
 
 
 def _scheme(value: Any, where: str) -> Scheme:
     """A scheme by name, or a table of its axes on top of a named `base` (int8)."""
-    if isinstance(value, Mapping):
-        axes = {k: v for k, v in value.items() if k != "base"}
-        base = _scheme(value.get("base", "int8"), where)
-        try:
-            return replace(base, **{"name": "+".join([base.name, *axes]), **axes})
-        except TypeError:
-            raise BadRecipe("a scheme has no such axis", where=where, found=", ".join(axes)) from None
+    if not isinstance(value, Mapping):
+        return _at(where, scheme_named, str(value))
+    axes = {k: v for k, v in value.items() if k != "base"}
+    base = _scheme(value.get("base", "int8"), where)
     try:
-        return scheme_named(str(value))
+        return _at(where, replace, base, **{"name": "+".join([base.name, *axes]), **axes})
+    except TypeError:
+        raise BadRecipe("a scheme has no such axis", where=where, found=", ".join(axes)) from None
+
+
+def _at(where: str, make: Callable[..., Scheme], *args: Any, **axes: Any) -> Scheme:
+    """The scheme that a function makes; a refusal names the entry."""
+    try:
+        return make(*args, **axes)
     except BadRecipe as fault:
         fault.where = where
         raise
-
-
-def _foreign(entry: Mapping[str, Any], where: str, notes: list[str]) -> Scheme:
-    """The scheme that an entry of ai-edge-quantizer's asks for. Its min/max weights are rounded to nearest."""
-    key, config = entry.get("algorithm_key", "min_max_uniform_quantize"), entry.get("op_config") or {}
-    if key == "no_quantize":
-        return FLOAT32
-    weight, data = config.get("weight_tensor_config") or {}, config.get("activation_tensor_config")
-    bits = (
-        data["num_bits"] if data else 32,
-        weight.get("num_bits", 32),
-        weight.get("dtype", "INT"),
-        bool(config.get("explicit_dequantize")),
-    )
-    if key == "float_casting" and bits[1:3] == (16, "FLOAT"):
-        return replace(FLOAT16, smallest=config.get("min_weight_elements", 0))
-    if key != "min_max_uniform_quantize" or bits not in _FOREIGN:
-        raise BadRecipe(
-            f"algorithm {key!r} with these bits is not there", where=where, found=_words(bits), expected="min/max or no_quantize"
-        )
-    granularity = str(weight.get("granularity", "TENSORWISE"))
-    block = int(granularity.rsplit("_", 1)[1]) if granularity.startswith("BLOCKWISE_") else int(weight.get("block_size", 0))
-    scheme = replace(_FOREIGN[bits], rounding="nearest", smallest=config.get("min_weight_elements", 0), block=block)
-    if not weight.get("symmetric", True) and scheme.runtime == "dequantize":
-        notes.append(f"{where}: weights are stored with zero point 0, not asymmetrically")
-    return replace(scheme, per_channel=granularity != "TENSORWISE")
-
-
-_FOREIGN = {  # (bits of activations, of weights, kind, explicit DEQUANTIZE)
-    (8, 8, "INT", False): INT8,
-    (8, 4, "INT", False): INT8W4,
-    (16, 8, "INT", False): INT16X8,
-    (32, 8, "INT", False): DYNAMIC8,
-    (32, 4, "INT", False): DYNAMIC4,
-    (32, 8, "INT", True): WEIGHTS8,
-    (32, 4, "INT", True): WEIGHTS4,
-}
-
-
-def _words(bits: tuple[Any, ...]) -> str:
-    return f"{bits[0]}-bit activations, {bits[1]}-bit {bits[2]} weights" + (", explicit DEQUANTIZE" if bits[3] else "")
 
 
 def _given(entry: Any, where: str) -> Given:

@@ -26,7 +26,8 @@ class TensorRow:
 
 @dataclass(frozen=True)
 class OpRow:
-    """One op of the source. stored: the activation type, or "as it was" with the reason."""
+    """One op of the source. stored: the activation type, with that of the weights where it is another, or "as it was". reason: why it
+    stays as it was, or is not quite what the scheme asks for."""
 
     index: int
     op: str

@@ -23,6 +23,13 @@ class Scheme:
     (-127..127 for int8). block: columns of FULLY_CONNECTED weights that share a scale; 0: none. smallest: weights of fewer elements
     stay as they are.
     rounding of the weights: "nearest", or "sum", which also keeps each channel's sum (see `weights.quantize_weights`).
+    symmetric: whether integer weights have zero point 0. False: each channel's own range on all codes (see `weights.quantize_spans`),
+    for integer weights behind an explicit DEQUANTIZE only: LiteRT's kernels of integer weights do not read the zero points.
+    *Raises*: BadRecipe for other schemes with it.
+    widen: whether ops without a kernel for 4-bit weights get 8-bit ones (int8w4, dynamic4): a quarter of float's size where 4 bits would
+    have been an eighth, and still a kernel of integers. False: such ops stay float.
+    per_channel_activations: whether each channel (last axis) of an activation may have a scale and zero point of its own, where its range
+    is given by channel. Simulated schemes only: no kernel sums channels of different scales. *Raises*: BadRecipe for others with it.
     """
 
     name: str
@@ -34,6 +41,21 @@ class Scheme:
     runtime: str = "hybrid"
     block: int = 0
     smallest: int = 0
+    symmetric: bool = True
+    widen: bool = True
+    per_channel_activations: bool = False
+
+    def __post_init__(self) -> None:
+        behind = self.activation == "float32" and self.runtime == "dequantize" and self.weight.startswith("int") and not self.block
+        if not (self.symmetric or behind):
+            raise BadRecipe(
+                "asymmetric weights need an explicit DEQUANTIZE", found=f"scheme {self.name!r}",
+                hint="Take weights8 or weights4: kernels of integer weights do not read their zero points",
+            )  # fmt: skip
+        if self.per_channel_activations and not self.is_simulated:
+            raise BadRecipe(
+                "only simulated schemes have activations by channel", found=f"scheme {self.name!r}", expected="a name that begins with sim:"
+            )
 
     @property
     def is_simulated(self) -> bool:
@@ -58,17 +80,18 @@ SCHEMES = {
 
 
 def scheme_named(name: str) -> Scheme:
-    """A scheme of SCHEMES, or a simulated one: "sim:aBwB", B bits of 2 to 16 for activations, 2 to 8 for weights. *Raises*: BadRecipe."""
+    """A scheme of SCHEMES, or a simulated one: "sim:aBwB", B bits of 2 to 16 for activations, 2 to 8 for weights; "sim:aBcwB" with ranges
+    by channel for the activations. *Raises*: BadRecipe."""
     name = name.lower()
     if name in SCHEMES:
         return SCHEMES[name]
-    found = re.fullmatch(r"sim:a(\d+)w(\d+)", name)
+    found = re.fullmatch(r"sim:a(\d+)(c?)w(\d+)", name)
     if found is None:
         raise BadRecipe("no such scheme", found=name, expected=", ".join(SCHEMES) + ", or simulated: sim:a4w4 and the like")
-    a, w = (int(bits) for bits in found.groups())
+    a, w = int(found[1]), int(found[3])
     if not (2 <= a <= 16 and 2 <= w <= 8):
         raise BadRecipe("bits out of range", found=name, expected="activations of 2 to 16 bits, weights of 2 to 8")
-    return Scheme(name, f"int{a}", f"int{w}", "int64" if a > 8 else "int32")
+    return Scheme(name, f"int{a}", f"int{w}", "int64" if a > 8 else "int32", per_channel_activations=bool(found[2]))
 
 
 # The narrowest range a tensor may get: a scale of 2^-23 for 8 bits, 2^-28 for 16 (a fused bound of 6 must stay below 2^31 steps).

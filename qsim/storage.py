@@ -8,10 +8,11 @@ import numpy as np
 
 from .blockwise import Blocks
 from .types import code_range
-from .weights import SMALLEST_PRODUCT, plain_scales, quantize_weights, survey
+from .weights import SMALLEST_PRODUCT, plain_scales, quantize_spans, quantize_weights, survey
 
 # Scales by blocks are normal float16 numbers of 8 significant bits: XNNPACK rounds them to bfloat16, and these it leaves as they are.
 SMALLEST_HALF, LARGEST_HALF, SIGNIFICANT = 2.0**-14, 65504.0, 8
+LARGEST_FLOAT = float(np.finfo(np.float32).max)
 BEYOND_HALF = 65520.0  # from here on float16 rounds to infinity
 
 
@@ -19,13 +20,14 @@ class Storage(NamedTuple):
     """How the reals of a constant are stored.
 
     kind: element type. axis: of the channels that have a scale each; None: one scale for all. rounding: see
-    `weights.quantize_weights`. block: columns of a row that share a scale; 0: none.
+    `weights.quantize_weights`. block: columns of a row that share a scale; 0: none. symmetric: whether zero points are 0.
     """
 
     kind: str
     axis: int | None = None
     rounding: str = "nearest"
     block: int = 0
+    symmetric: bool = True
 
 
 class Stored(NamedTuple):
@@ -44,6 +46,8 @@ def why_not(values: np.ndarray, how: Storage) -> str | None:
     peak = float(np.abs(values).max(initial=0.0))
     if how.kind == "float16" and (peak >= BEYOND_HALF or 0 < peak < SMALLEST_HALF):
         return f"its largest value, {peak:g}, is beyond float16" if peak > 1 else f"its largest value, {peak:g}, is too small for float16"
+    if not how.symmetric and float(values.max(initial=0.0)) - float(values.min(initial=0.0)) > LARGEST_FLOAT:
+        return "its values span more than a float32"
     return _no_blocks(values, peak, how.block) if how.block else None
 
 
@@ -58,7 +62,8 @@ def _no_blocks(values: np.ndarray, peak: float, size: int) -> str | None:
 
 def stored(values: np.ndarray, how: Storage) -> Stored:
     """The values as stored. Codes: clip(round(v / s), -qmax, qmax), zero point 0, the lowest code never used; s = max |v| / qmax of the
-    tensor or channel, not below 2^-100; by blocks see `block_scales`. float16: rounded half to even. float32: as they are.
+    tensor or channel, not below 2^-100; by blocks see `block_scales`, with zero points `weights.quantize_spans`. float16: rounded half to
+    even. float32: as they are.
 
     *Domain*: `why_not` finds nothing.
     """
@@ -66,6 +71,9 @@ def stored(values: np.ndarray, how: Storage) -> Stored:
         return Stored(how.kind, _frozen(values.astype(how.kind)))
     if how.block:
         return _by_blocks(values, how)
+    if not how.symmetric:
+        codes, qparams = quantize_spans(values, how.axis, how.kind, how.rounding)
+        return Stored(how.kind, _frozen(codes), qparams)
     found = survey(values, None, how.axis or 0)
     scales = np.maximum(plain_scales(found, how.kind, how.axis is not None), SMALLEST_PRODUCT).astype(np.float32)
     scales = scales if how.axis is not None else scales.max(keepdims=True)

@@ -27,7 +27,8 @@ class Choice(NamedTuple):
 
     node: with the options and version that go with its new weights. stored: input position -> how that constant is stored. behind:
     whether a DEQUANTIZE gives the node its reals back. then: the op that makes the node's result from what the node gives now: a
-    DEQUANTIZE of codes, or an activation that the node's kernel leaves out. refused: why other constants of it stay as they are.
+    DEQUANTIZE of codes, or an activation that the node's kernel leaves out. refused: why other constants of it stay as they are, or its
+    weights have more bits than asked.
     """
 
     node: Node
@@ -124,7 +125,7 @@ def _storage(node: Node, p: int, scheme: Scheme, values: Values, per_channel: bo
     op, shape = record(node), values[node.inputs[p]].shape
     table = node.op == "EMBEDDING_LOOKUP" or _is_table(op, node)
     axis = _channel_axis(op, node, len(shape)) if per_channel else None
-    return Storage(scheme.weight, axis, "nearest" if table else scheme.rounding)
+    return Storage(scheme.weight, axis, "nearest" if table else scheme.rounding, symmetric=scheme.symmetric)
 
 
 def _channel_axis(op: Op, node: Node, rank: int) -> int | None:
@@ -149,6 +150,15 @@ def _why_not(node: Node, kept: Mapping[int, Storage], scheme: Scheme, values: Va
 
 
 def _hybrid(graph: Graph, node: Node, scheme: Scheme, values: Values, store: Store) -> Choice | str:
+    """With 8-bit weights where no kernel takes fewer bits, if the scheme lets them widen."""
+    found = _hybrid_of(graph, node, scheme, values, store)
+    if isinstance(found, Choice) or scheme.weight == "int8" or not scheme.widen:
+        return found
+    wider = _hybrid_of(graph, node, replace(scheme, weight="int8"), values, store)
+    return wider._replace(refused=found) if isinstance(wider, Choice) else found
+
+
+def _hybrid_of(graph: Graph, node: Node, scheme: Scheme, values: Values, store: Store) -> Choice | str:
     """Per channel where every flavour's kernel takes that, else one scale for all."""
     if _is_table(record(node), node):
         return _moved(graph, node, scheme, values, store)

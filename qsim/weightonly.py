@@ -24,19 +24,20 @@ PER_CHANNEL = 5  # version of a DEQUANTIZE that reads a scale per channel
 
 def with_weights(graph: Graph, schemes: Mapping[int, Scheme]) -> tuple[Graph, Mapping[int, int], Mapping[int, OpRow]]:
     """The graph in which the weights of the nodes in `schemes` (node index -> weight-only Scheme) are stored as their scheme asks; old
-    node index -> new node index; node index -> the report's row, with the reason where its weights (or some constants) stay as they are.
+    node index -> new node index; node index -> the report's row, with the reason where its weights (or some constants) stay as they
+    are, or have more bits than asked.
 
-    int8, int4: symmetric, per output channel where the kernel takes that, max |w| / qmax for a step, codes from -qmax. float16: every
-    float32 constant of more than one number. Tensors keep their indexes: a constant that nothing needs as float32 any more is stored
-    anew in place, other forms are new tensors behind the old ones, made once each. What nothing reads any more stays, without a node
-    (see `assembly.compact`). A node that only made a constant
-    real for others is gone, and has no new index; new nodes (a DEQUANTIZE, an activation) are those that are no old one's.
+    int8, int4: per output channel where the kernel takes that, max |w| / qmax for a step, codes from -qmax; with zero points where the
+    scheme is not symmetric. float16: every float32 constant of more than one number. Tensors keep their indexes: a constant that nothing
+    needs as float32 any more is stored anew in place, other forms are new tensors behind the old ones, made once each. What nothing reads
+    any more stays, without a node (see `assembly.compact`). A node that only made a constant real for others is gone, and has no new
+    index; new nodes (a DEQUANTIZE, an activation) are those that are no old one's.
 
     *Domain*: nodes on float32 data; others are among those that stay. *Differs*: TF's converter leaves weights of fewer than 1,024
     elements (`Scheme.smallest`), and writes integer weights wherever its flags say so; here LiteRT's kernels decide, in every flavour.
     """
     made, moved, found = _rewritten(graph, schemes)
-    return made, moved, {i: _row(graph, graph.nodes[i], found[i], scheme) for i, scheme in schemes.items()}
+    return made, moved, {i: _row(graph, graph.nodes[i], found[i]) for i in schemes}
 
 
 def _rewritten(graph: Graph, schemes: Mapping[int, Scheme]) -> tuple[Graph, dict[int, int], dict[int, Choice | str]]:
@@ -65,7 +66,7 @@ def store_weights(model: Model, scheme: Scheme) -> Model:
     if not is_weight_only(scheme):
         raise Unsupported(f"scheme {scheme.name!r} is not weight-only", hint="It needs ranges: `qsim.quantize`")
     made = [_rewritten(g, {n.index: scheme for n in g.nodes}) for g in model.graphs]
-    rows = tuple(_row(model.graph, n, made[0][2][n.index], scheme) for n in model.graph.nodes)
+    rows = tuple(_row(model.graph, n, made[0][2][n.index]) for n in model.graph.nodes)
     if all(row.stored == AS_IT_WAS for row in rows):
         reasons = some([f"op {row.index} {row.op}: {row.reason}" for row in rows])
         raise Unsupported(f"no op can store its weights as {scheme.name} asks", where=model.path, found=reasons)
@@ -75,10 +76,11 @@ def store_weights(model: Model, scheme: Scheme) -> Model:
     return model.but(graphs=graphs, signatures=signatures, report=Report(scheme.name, FLOAT, rows, (), notes=notes))
 
 
-def _row(graph: Graph, node: Node, found: Choice | str, scheme: Scheme) -> OpRow:
+def _row(graph: Graph, node: Node, found: Choice | str) -> OpRow:
     output = graph.key(node.outputs[0]) if node.outputs else ""
     if isinstance(found, Choice):
-        return OpRow(node.index, node.op, output, f"{FLOAT} x {scheme.weight}", found.refused)
+        kinds = dict.fromkeys(how.kind for how in found.stored.values() if how.kind != FLOAT)
+        return OpRow(node.index, node.op, output, f"{FLOAT} x {' and '.join(kinds)}", found.refused)
     return OpRow(node.index, node.op, output, AS_IT_WAS, found)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,7 @@ ACCUMULATOR_LIMIT = 0.98 * 2.0**31
 LESS_ROOM = {("int32", "int4"): 1 / 16, ("int64", "int8"): 2.0, ("int64", "int4"): 2.0}  # by (bias, weights); else 1
 # A bias scale of at least 2^-100 is a normal float32 with room; XNNPACK hands an op with a subnormal one to the builtin kernel.
 SMALLEST_PRODUCT = 2.0**-100
+NARROWEST = np.float32(1e-9)  # span of weights that have zero points, real units
 DEAD = 1e-6  # a channel is dead when all its weights lie below this part of the layer's largest
 
 
@@ -98,7 +99,27 @@ def quantize_weights(
     return codes, QParams(scales, np.full(len(scales), zero, np.int64), low, high, axis if len(scales) > 1 else 0)
 
 
-def _sum_kept(exact: np.ndarray, codes: np.ndarray, ends: tuple[int, int]) -> np.ndarray:
+def quantize_spans(weights: np.ndarray, axis: int | None, type_name: str = "int8", rounding: str = "nearest") -> tuple[np.ndarray, QParams]:
+    """clip(round(w / s + z), low, high) and its parameters, of each channel (None: of all) its own range, extended to hold 0.
+
+    s = max(max w - min w, 1e-9) / (high - low), z = round(low - min w / s); float32, halves to even. rounding: see `quantize_weights`.
+    *Domain*: finite, and max w - min w is a float32. *Restates*: min/max weights of ai-edge-quantizer 0.10, its "symmetric": false.
+    """
+    low, high = code_range(type_name)
+    rows = np.moveaxis(np.asarray(weights, np.float32), axis or 0, 0)
+    flat = rows.reshape(1 if axis is None else len(rows), -1)
+    least, most = flat.min(1, initial=0.0, keepdims=True), flat.max(1, initial=0.0, keepdims=True)
+    scales = np.maximum(most - least, NARROWEST) / np.float32(high - low)
+    zeros = np.rint(np.float32(low) - least / scales)
+    codes = np.clip(np.rint(flat / scales + zeros), low, high)
+    if rounding == "sum":
+        exact = flat.astype(np.float64) / scales.astype(np.float64)
+        codes = _sum_kept(exact, codes - zeros, (low - zeros, high - zeros)) + zeros
+    codes = np.moveaxis(codes.reshape(rows.shape), 0, axis or 0).astype(TYPES[holder(type_name)].dtype)
+    return codes, QParams(scales.reshape(-1), zeros.reshape(-1).astype(np.int64), low, high, axis if axis and len(scales) > 1 else 0)
+
+
+def _sum_kept(exact: np.ndarray, codes: np.ndarray, ends: tuple[Any, Any]) -> np.ndarray:
     """codes (C, K) with each row's sum within a half of exact's: the |t| codes with the largest error of t's sign move by one."""
     error = codes - exact
     surplus = np.rint(error.sum(1, keepdims=True))

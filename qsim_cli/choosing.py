@@ -73,14 +73,17 @@ class Batches:
         return self.samples.batches(BATCH)
 
 
-def scheme_of(name: str, recipe: Path | None = None, *, per_tensor: bool = False, smallest: int | None = None) -> Schemes:
+def scheme_of(
+    name: str, recipe: Path | None = None, *, per_tensor: bool = False, asymmetric: bool = False, smallest: int | None = None
+) -> Schemes:
     """The scheme of a name with options, or a recipe. *Raises*: BadRecipe."""
+    options = {"--per-tensor": per_tensor, "--asymmetric": asymmetric, "--smallest": smallest is not None}
     if recipe is not None:
-        if per_tensor or smallest is not None:
-            raise BadRecipe("--per-tensor and --smallest go with --scheme", where=str(recipe), hint="Write the axes into the recipe")
+        if any(options.values()):
+            raise BadRecipe(f"{', '.join(options)} go with --scheme", where=str(recipe), hint="Write the axes into the recipe")
         return load_recipe(recipe)
     found = scheme_named(name)
-    found = replace(found, per_channel=False) if per_tensor else found
+    found = replace(found, per_channel=found.per_channel and not per_tensor, symmetric=not asymmetric)
     return found if smallest is None else replace(found, smallest=smallest)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from qsim import recipe
 from qsim.errors import BadRecipe
 from qsim.graph import Model
-from qsim.recipe import Recipe, Schemes
+from qsim.recipe import Schemes
 from qsim.scheme import Scheme
 
 Pair = tuple[float, float]
@@ -36,8 +37,7 @@ def border_of(scheme: Schemes, io: str | None, inputs: str | None, outputs: str 
     """Types of the model's inputs and outputs: as asked, by any of their names; else the recipe's; else float32."""
     from calibrate.legacy import element_type
 
-    own = (scheme.io if isinstance(scheme, Recipe) else None) or ("float32", "float32")
-    both = (io, io) if io is not None else own
+    both = recipe.border_of(scheme, io)
     first, last = (element_type(t) for t in (inputs or both[0], outputs or both[1]))
     return first, last
 

@@ -26,6 +26,7 @@ Runs = Annotated[
     Parameter(name="--target", help="What the file is for: litert, tflm, ethos-u or edgetpu (all but litert documented, not measured)."),
 ]
 OneScale = Annotated[bool, Parameter(name="--per-tensor", negative="", help="One weight scale a tensor, not one an output channel.")]
+Asymmetric = Annotated[bool, Parameter(name="--asymmetric", negative="", help="weights8, weights4: weights with zero points.")]
 Smallest = Annotated[
     int | None, Parameter(name="--smallest", help="Weights of fewer elements stay float in weight-only schemes (TF: 1024).")
 ]
@@ -61,6 +62,7 @@ def command(
     target: Runs = "litert",
     strict: Strict = False,
     per_tensor: OneScale = False,
+    asymmetric: Asymmetric = False,
     smallest: Smallest = None,
     fold: Folds = None,
     input_range: o.InputRange = None,
@@ -96,7 +98,7 @@ def command(
     from .values import Affine
 
     choose_device(device)
-    wanted = scheme_of(scheme, recipe, per_tensor=per_tensor, smallest=smallest)
+    wanted = scheme_of(scheme, recipe, per_tensor=per_tensor, asymmetric=asymmetric, smallest=smallest)
     require_kernels(wanted)
     border = border_of(wanted, io, input_type, output_type)
     loaded, own, told_first = prepared(model, fold)
@@ -111,7 +113,7 @@ def command(
         given, more = settled(loaded, given, own, wanted, default_range)
     else:
         given, more = {}, ["no ranges are needed: activations stay float32"] if data or ranges else []
-    for note in (*getattr(wanted, "notes", ()), *told_first, *more):
+    for note in (*told_first, *more):
         say(f"note: {note}")
     made = quantize(loaded, given, wanted, io=border, target=target, strict=strict)
     if correct != "no" and asked is not None:
@@ -152,6 +154,7 @@ def _report(made: Model, output: Path, found: Choice | None, told: list[str], js
     from dataclasses import asdict
 
     from qsim.layout import HARMLESS
+    from qsim.report import AS_IT_WAS
 
     report = made.report
     size, choice = output.stat().st_size, {} if found is None else found.facts()
@@ -164,8 +167,9 @@ def _report(made: Model, output: Path, found: Choice | None, told: list[str], js
     for title, rows in sections.items():
         if rows and title not in ("ops", "tensors"):
             table(title, list(rows[0]), (cells(row) for row in rows))
-    for row in (r for r in report.kept_float if r.reason not in HARMLESS):
-        say(f"note: op {row.index} {row.op} ({row.output}) stays as it was: {row.reason}")
+    for row in (r for r in report.ops if r.reason not in HARMLESS):
+        became = f"is {row.stored}" if row.stored != AS_IT_WAS else "stays as it was"
+        say(f"note: op {row.index} {row.op} ({row.output}) {became}: {row.reason}")
     for note in report.notes:
         say(f"note: {note}")
     done = f"{len(report.ops) - len(report.kept_float)} of {len(report.ops)} ops quantized"

@@ -30,11 +30,14 @@ CALIBRATE = {
     "Statistics",
     "load_statistics",
     "ranges",
+    "channel_ranges",
     "choose",
     "save_ranges",
     "load_ranges",
     "open_data",
+    "correct",
     "correct_bias",
+    "round_weights",
     "improve",
 }
 HEAVY = ("numpy", "jax", "jaxlib", "scipy", "optax", "tflite", "flatbuffers", "altair", "PIL", "ai_edge_litert")

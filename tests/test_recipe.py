@@ -92,6 +92,56 @@ def test_a_rule_for_all_ops_replaces_those_of_its_regex_and_borders_have_rules()
     assert [r.op for r in found.rules] == ["*"] and found.io == ("int8", "float32")
 
 
+def several_ops() -> Model:
+    net = Net()
+    x = net.conv(net.input(1, 4, 4, 4), np.ones((4, 1, 1, 4), np.float32))
+    x = net.depthwise(x, np.ones((1, 3, 3, 4), np.float32), np.zeros(4, np.float32))
+    x = net.one("LEAKY_RELU", net.two("ADD", x, net.one("HARD_SWISH", x)), alpha=0.1)
+    return net.model(net.dense(net.reshape(x, 1, 64), np.ones((3, 64), np.float32)))
+
+
+WHOLE = "int8 int8 int8 int8 float32 int8 int8"  # LEAKY_RELU is none of the tool's ops
+CASES = {  # rules of a list: (regex, bits of data, of weights, explicit DEQUANTIZE); what ai-edge-quantizer 0.10.0 takes for each op
+    "int8": ([(".*", 8, 8, False)], WHOLE),
+    "16 bits": ([(".*", 16, 8, False)], "int16x8 int16x8 float32 int16x8 float32 int16x8 int16x8"),
+    "4-bit weights": ([(".*", 8, 4, False)], "int8w4 float32 int8w4 int8w4 float32 int8w4 int8w4"),
+    "weights": ([(".*", 32, 8, True)], "weights8 weights8 float32 float32 float32 float32 weights8"),
+    "4-bit weights alone": ([(".*", 32, 4, True)], "weights4 float32 float32 float32 float32 float32 weights4"),
+    "an earlier rule": ([("x", 8, 8, False), (".*", 32, 4, False)], "dynamic4 int8 int8 int8 float32 int8 dynamic4"),
+    "the earlier of two": (
+        [("x", 8, 8, False), ("x[0-9]", 32, 8, True), (".*", 32, 4, True)],
+        "weights4 weights8 int8 int8 float32 int8 weights4",
+    ),
+    "one for all replaces those of its regex": (
+        [(".*", 8, 8, False), (".*", 32, 4, False)],
+        "dynamic4 float32 float32 float32 float32 float32 dynamic4",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_list_falls_back_as_ai_edge_quantizer_does(name):
+    """A rule that the tool cannot apply to an op leaves it to the rule before."""
+    listed, wanted = CASES[name]
+    entries = [
+        foreign({"num_bits": weights}, {"num_bits": data, "symmetric": data == 16} if data < 32 else None, explicit, regex=regex)
+        for regex, data, weights, explicit in listed
+    ]
+    model = several_ops()
+    assert [s.name for s in parse_recipe(entries).schemes(model).values()] == wanted.split()
+    last = parse_recipe({"rules": entries}).schemes(model)
+    assert len({s.name for s in last.values()}) == 1
+
+
+def test_a_rule_of_a_list_without_checks_or_with_its_op_is_taken_as_it_stands():
+    model = several_ops()
+    free, own = foreign({"num_bits": 4}), foreign({"num_bits": 4}, operation="LEAKY_RELU")
+    free["op_config"]["skip_checks"] = True
+    assert {s.name for s in parse_recipe([free]).schemes(model).values()} == {"dynamic4"}
+    assert parse_recipe([own]).schemes(model)[4].name == "dynamic4"
+    assert {s.name for s in parse_recipe([{"operation": "*", "scheme": "int8w4"}]).schemes(model).values()} == {"int8w4"}
+
+
 def test_algorithms_that_are_not_there_are_refused_by_name(tmp_path):
     path = tmp_path / "r.json"
     path.write_text(json.dumps([foreign(algorithm_key="GPTQ")]))
@@ -146,6 +196,29 @@ def test_a_given_scale_and_zero_point_reach_the_file():
     assert (q.scale[0], q.zero_point[0]) == (np.float32(0.037), 5)
 
 
+def test_a_recipe_s_io_reaches_the_file_and_an_argument_goes_before_it():
+    model = two_convs()
+    ranges = {model.graph.key(t): (-1.0, 1.0) for group in layout(model, INT8).groups for t in group}
+    asked = Recipe((Rule(INT8),), io=("uint8", "int8"))
+
+    def border(scheme, **io) -> tuple[str, str]:
+        graph = quantize(model, ranges, scheme, **io).graph
+        return graph.tensors[graph.inputs[0]].type, graph.tensors[graph.outputs[0]].type
+
+    assert border(asked) == ("uint8", "int8") == border(INT8, io=("uint8", "int8"))
+    assert border(asked, io="float32") == ("float32", "float32") == border(replace(asked, io=None)) == border(INT8)
+    assert border(parse_recipe([foreign(data={})])) == ("int8", "int8")
+    assert parse_recipe({"rules": [{"scheme": "sim:a4w4"}]}).io is None
+
+
+def test_ranges_are_chosen_the_same_whatever_io_a_recipe_asks_for():
+    model, x = small.float_net(), small.images(48).astype(np.float32) / 255
+    found = [calibrate.choose(model, [x], Recipe((Rule(INT8),), io=io))[0] for io in (None, ("uint8", "int8"))]
+    assert dict(found[0]) == dict(found[1])
+    made = quantize(model, found[1], Recipe((Rule(INT8),), io=("uint8", "int8")))
+    assert made.graph.tensors[made.graph.inputs[0]].type == "uint8"
+
+
 # simulated schemes
 
 
@@ -184,7 +257,8 @@ def random_recipe(model: Model, rng: np.random.Generator) -> dict[int, qsim.Sche
     """A few schemes, spread over the ops; sometimes with one weight scale a tensor."""
     few = rng.choice(sorted(SCHEMES), int(rng.integers(1, 5)))
     found = {n.index: SCHEMES[str(rng.choice(few))] for n in model.graph.nodes}
-    return {i: replace(s, per_channel=False) if rng.random() < 0.2 else s for i, s in found.items()}
+    found = {i: replace(s, per_channel=False) if rng.random() < 0.2 else s for i, s in found.items()}
+    return {i: replace(s, symmetric=False) if s.name.startswith("weights") and rng.random() < 0.5 else s for i, s in found.items()}
 
 
 def random_case(seed: int, float_ops: bool = True) -> tuple[Model, Model]:

@@ -22,7 +22,7 @@ from qsim.function import build
 from qsim.graph import Model, Tensor
 from qsim.op import FLAVOURS
 from qsim.reader import read
-from qsim.scheme import BLOCKWISE4, DYNAMIC4, DYNAMIC8, FLOAT16, INT8, WEIGHTS4, WEIGHTS8, Scheme
+from qsim.scheme import BLOCKWISE4, DYNAMIC4, DYNAMIC8, FLOAT16, INT8, INT8W4, WEIGHTS4, WEIGHTS8, Scheme
 from qsim.storage import Storage, block_scales, stored, why_not
 from qsim.weightonly import store_weights, with_weights
 from qsim.writer import to_bytes
@@ -233,7 +233,7 @@ def test_reasons():
     deep = Net()
     x = deep.input(1, 4, 4, 4)
     out = deep.depthwise(x, normal(1, 3, 3, 4), np.zeros(4, np.float32))
-    assert "int4" in kept(deep.model(out), DYNAMIC4)[0]
+    assert "int4" in kept(deep.model(out), replace(DYNAMIC4, widen=False))[0]
 
 
 def test_a_float16_constant_that_does_not_fit_stays_alone():
@@ -251,6 +251,27 @@ def test_what_no_op_can_do_is_refused_before_writing():
             store_weights(model, scheme)
     with pytest.raises(Unsupported, match="not weight-only"):
         store_weights(small.float_net(), INT8)
+
+
+@pytest.mark.parametrize("op", ["DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "BATCH_MATMUL", "LSTM", "GATHER"])
+def test_where_no_kernel_takes_4_bits_weights_get_8(op):
+    """As of `dynamic8`, which runs in every flavour; the report says so."""
+    model = ONE_OP[op]()
+    made, eight = store_weights(model, DYNAMIC4), store_weights(model, DYNAMIC8)
+    assert to_bytes(made) == to_bytes(eight)
+    (row,) = made.report.ops
+    assert row.stored == "float32 x int8" and "int4" in row.reason and not made.report.kept_float
+    with pytest.raises(Unsupported, match="int4"):
+        store_weights(model, replace(DYNAMIC4, widen=False))
+
+
+def test_integer_activations_widen_too_and_say_so():
+    model = transposed()
+    ranges = {model.graph.key(t): (-9.0, 9.0) for t in (*model.graph.inputs, *model.graph.outputs)}
+    (row,) = qsim.quantize(model, ranges, INT8W4).report.ops
+    assert (row.stored, row.reason) == ("int8", "no kernel takes int4 weights")
+    (row,) = qsim.quantize(model, ranges, replace(INT8W4, widen=False)).report.ops
+    assert row.stored == "as it was" and "no int8 kernel" in row.reason
 
 
 # beside LiteRT
@@ -335,7 +356,7 @@ def test_litert_runs_what_it_ran_before_and_stays_close(op, scheme, oracle):
     try:
         made = store_weights(model, scheme)
     except Unsupported as reason:
-        assert scheme in (DYNAMIC4, BLOCKWISE4) and "kernel" in str(reason.found)
+        assert scheme == BLOCKWISE4 and "kernel" in str(reason.found)
         return
     xs = drawn(model, len(op))
     for flavour in FLAVOURS if scheme != BLOCKWISE4 else ("xnnpack", "builtin"):
@@ -399,9 +420,9 @@ def test_many_random_nets_run(scheme, oracle):
 @pytest.mark.models
 def test_sizes_are_those_of_tf_s_converter(models_dir):
     """On the converter's own graph: within 2 %."""
-    import weight_schemes
+    import scheme_table
 
-    source = weight_schemes.widened(qsim.load(models_dir / "nets" / "conv_resnet8_fp16.tflite"))
+    source = scheme_table.widened(qsim.load(models_dir / "nets" / "conv_resnet8_fp16.tflite"))
     for scheme, name in ((replace(DYNAMIC8, smallest=1024), "conv_resnet8_dr"), (FLOAT16, "conv_resnet8_fp16")):
         size = (models_dir / "nets" / f"{name}.tflite").stat().st_size
         assert abs(len(to_bytes(store_weights(source, scheme))) / size - 1) < 0.02
@@ -411,9 +432,9 @@ def test_sizes_are_those_of_tf_s_converter(models_dir):
 @schemes
 def test_real_nets_load(scheme, models_dir, oracle):
     """Every float net of up to 1 MB: LiteRT loads the file wherever it loads the source."""
-    import weight_schemes
+    import scheme_table
 
-    for path, model in weight_schemes.float_nets(models_dir):
+    for path, model in scheme_table.float_nets(models_dir):
         if path.stat().st_size > 1 << 20:
             continue
         try:
@@ -429,9 +450,9 @@ def test_real_nets_load(scheme, models_dir, oracle):
 @pytest.mark.nightly
 @schemes
 def test_real_nets_are_exact(scheme, models_dir):
-    import weight_schemes
+    import scheme_table
 
-    for path, model in weight_schemes.float_nets(models_dir):
-        row = weight_schemes.tried(path, model, scheme, 1)
+    for path, model in scheme_table.float_nets(models_dir):
+        row = scheme_table.tried(path, model, scheme, 1)
         statuses = {f: row[f]["status"] for f in FLAVOURS if f in row}
         assert not row.get("lost") and "differs" not in statuses.values(), (path, statuses)
