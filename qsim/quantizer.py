@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from .assembly import FLOAT, Assembly, compact, moved_signatures
 from .errors import BadRecipe, Unsupported
 from .graph import Graph, Model, Node, Tensor
-from .layout import HARMLESS, Layout, Variable, for_target, layout, record
+from .layout import HARMLESS, Edge, Layout, Variable, for_target, layout, record
 from .ranges import GroupRange, dictated_ends, group_ranges
 from .recipe import Recipe, Schemes, given_ranges, schemes_of
 from .report import AS_IT_WAS, GuardRow, OpRow, RepairRow, Report, TensorRow, some
@@ -33,6 +33,7 @@ def quantize(
     io: str | tuple[str, str] = "float32",
     target: str = "litert",
     strict: bool = False,
+    split: Iterable[Sequence[Any]] = (),
 ) -> Model:
     """The model with its primary graph quantized under a scheme; `.report` says what became of every op, tensor and range.
 
@@ -43,9 +44,11 @@ def quantize(
     goes between ops of different activation types. io: type of the model's inputs and outputs, or of each; names and signatures stay.
     target: what the file is for (`targets.TARGETS`); what that forbids stays float, or gets one weight scale where only channels are
     the trouble. Ops without an integer kernel stay float between DEQUANTIZE and QUANTIZE. Only the primary graph is touched.
+    split: (node, input position), as `calibrate.propose_splits` finds them: where a tensor enters an op that only moves values (CONCATENATION,
+    PAD, MAX_POOL_2D, ...), it keeps the range of its own group, and a QUANTIZE takes it to the op's; with ranges of `layout(..., split=split)`.
 
     *Raises*: BadRange (every faulty or missing range at once), Unsupported (the source is quantized already; the scheme cannot be
-    written; with `strict`, every op on real values that would stay float), BadRecipe (unknown io, unknown target).
+    written; with `strict`, every op on real values that would stay float), BadRecipe (unknown io, unknown target, a split where no tensor is tied).
     """
     border = (io, io) if isinstance(io, str) else io
     schemes, forbidden = for_target(model, schemes_of(model, scheme), target)
@@ -53,10 +56,12 @@ def quantize(
     if isinstance(scheme, Scheme) and is_weight_only(scheme) and not forbidden:
         return _strict(store_weights(model, scheme)) if strict else store_weights(model, scheme)
     ranges = {**ranges, **recipe_ranges(model, scheme)}
-    source = _source(model, schemes, forbidden)
+    split, source = list(split), _source(model, schemes, forbidden)
+    _require_ties(model, split)
+    cuts = [(source.moved[e[0]], e[1]) for e in split if e[0] in source.moved]
     excluded = {source.moved[i]: why for i, why in forbidden.items() if i in source.moved}
     while True:
-        plan = layout(source.made, source.schemes, exclude=excluded)
+        plan = layout(source.made, source.schemes, exclude=excluded, split=cuts)
         given = group_ranges(source.made.graph, plan, ranges)
         try:
             solution = solve(source.made.graph, plan, given)
@@ -66,7 +71,7 @@ def quantize(
             dictated = {t: dictated_ends(plan, t) for t in source.made.graph.nodes[node].outputs if t in plan.fixed}
             ranges = {**dictated, **ranges}
             continue
-        made = _finish(source, _Job(plan, given, solution, _name_of(scheme), border), ranges)
+        made = _finish(source, _Job(plan, given, solution, _name_of(scheme), border, cuts), ranges)
         return _strict(made) if strict else made
 
 
@@ -117,6 +122,7 @@ class _Job(NamedTuple):
     solution: Solution
     scheme: str
     io: tuple[str, str]
+    split: Sequence[Edge] = ()
 
 
 def _name_of(scheme: Schemes) -> str:
@@ -141,6 +147,18 @@ def _refuse(model: Model, schemes: Mapping[int, Scheme], io: tuple[str, ...]) ->
             "the model is quantized already; quantizing needs a float source", where=model.path,
             found=f"{len(stored)} quantized tensors, the first {stored[0].name!r} ({stored[0].type})",
         )  # fmt: skip
+
+
+def _require_ties(model: Model, split: Sequence[Sequence[Any]]) -> None:
+    """*Raises*: BadRecipe for a pair that is no real input of an op with one scale for inputs and outputs."""
+    from .ops import REGISTRY
+
+    nodes = model.graph.nodes
+    for i, p, *_ in split:
+        rule = REGISTRY[nodes[i].op].rule if 0 <= i < len(nodes) and nodes[i].op in REGISTRY else None
+        if rule is None or not rule.tied or p not in rule.data_inputs(nodes[i]):
+            where = _place(model.graph, i) if 0 <= i < len(nodes) else f"op {i}"
+            raise BadRecipe(f"input {p} is not tied to the output's scale: nothing to split", where=where)
 
 
 def _finish(source: _Source, job: _Job, ranges: Mapping[Any, Any]) -> Model:
@@ -253,7 +271,10 @@ def _notes(model: Model, job: _Job, ranges: Mapping[Any, Any]) -> Iterator[str]:
     for text in dict.fromkeys(r.note for r in given if r.note):
         yield f"ranges {text}: " + some([_owner_name(graph, plan, ("group", i)) for i, r in enumerate(given) if r.note == text])
     for node, position in sorted(plan.requantized):
-        yield f"{_place(graph, node)}: input {position} keeps its dictated parameters and is requantized for this op"
+        own = "own range, as asked," if (node, position) in plan.cuts else "dictated parameters"
+        yield f"{_place(graph, node)}: input {position} keeps its {own} and is requantized for this op"
+    for node, position in sorted(set(job.split) - plan.cuts):
+        yield f"{_place(graph, node)}: input {position} was to keep its own range, but stays tied to the op by another way, or is not quantized"
     for node, reason in job.solution.unmet:
         yield f"{_place(graph, node)}: {reason}; not repaired, the builtin kernel runs"
     yield from _left_float(graph, plan, job.io)

@@ -30,8 +30,8 @@ def group_ranges(graph: Graph, plan: Layout, ranges: Mapping[Any, Any]) -> list[
     """One range per group: the hull of its members' ranges, each cut to what its op's activation lets through, and of its constants.
 
     ranges: {tensor key or index: (low, high)}, real units, or `QParams`, which are taken as they are where no other member asks for
-    more. A member without a range is fine where its op only moves values of members that have one. Ranges of tensors outside every
-    group are not used.
+    more. A member without a range is fine where its op only moves values of members that have one, and no tie of it is cut. Ranges of
+    tensors outside every group are not used.
     *Raises*: BadRange, naming all faults at once: unknown names, NaN, infinite or inverted ranges, missing tensors.
     """
     given = checked(graph, ranges)
@@ -89,12 +89,17 @@ def missing(graph: Graph, plan: Layout, given: Mapping[int, Any]) -> list[int]:
     found = [t for t in graph.inputs if t in plan.grouped and t not in known]
     known.update(graph.inputs)
     for node in graph.nodes:
-        moved = node.index in plan.quantized and tied(node) and all(node.inputs[p] in known for p in record(node).rule.data_inputs(node))
+        moved = node.index in plan.quantized and tied(node) and all(_is_held(plan, node, p, known) for p in record(node).rule.data_inputs(node))
         for t in node.outputs:
             if t in plan.grouped and t not in known and not moved:
                 found.append(t)
             known.add(t)
     return found
+
+
+def _is_held(plan: Layout, node: Node, position: int, known: set[int]) -> bool:
+    """Whether the range of an op's group holds the values of an input."""
+    return node.inputs[position] in known and (node.index, position) not in plan.cuts
 
 
 def _nearest(name: str, unused: Iterable[str]) -> str:
