@@ -43,7 +43,7 @@ def group_ranges(graph: Graph, plan: Layout, ranges: Mapping[Any, Any]) -> list[
             hint=_nearest(graph.key(lacking[0]), unused) or "Give each a (low, high), or calibrate the model",
         )
     exact = {graph.find(k): v for k, v in ranges.items() if isinstance(v, QParams)}
-    return [_with_exact(_hull(graph, plan, i, given), [exact[t] for t in plan.groups[i] if t in exact]) for i in range(len(plan.groups))]
+    return [_with_exact(hull(graph, plan, i, given), [exact[t] for t in plan.groups[i] if t in exact]) for i in range(len(plan.groups))]
 
 
 def _with_exact(found: GroupRange, given: list[QParams]) -> GroupRange:
@@ -107,7 +107,8 @@ def _nearest(name: str, unused: Iterable[str]) -> str:
     return f"Given but not used: {', '.join(near)}" if near else ""
 
 
-def _hull(graph: Graph, plan: Layout, index: int, given: Mapping[int, tuple[float, float]]) -> GroupRange:
+def hull(graph: Graph, plan: Layout, index: int, given: Mapping[int, tuple[float, float]]) -> GroupRange:
+    """The range of one group from those of its members, by tensor index; see `group_ranges`."""
     ends, notes = [], []
     for t in plan.groups[index]:
         if t in given:
