@@ -20,6 +20,7 @@ _WHERE = {
     "open_data": "data",
     "correct_bias": "correction",
     "improve": "requantizing",
+    "propose_splits": "splitting",
 }
 __all__ = list(_WHERE)
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .rangefile import load_ranges, save_ranges
     from .ranging import ranges
     from .requantizing import improve
+    from .splitting import propose_splits
     from .statistics import Statistics
 
 

@@ -56,7 +56,8 @@ def ranges(
     dictates are left out. A model input's range is its domain, not an estimate: `input_range` ((low, high), or a mapping by input name)
     where given; else, for integer data, all that the data type can hold; else the smallest and largest value seen, with a note.
     strategy: a name (see `strategies`) or a function of a `Distribution`. split: ties to cut, as `quantize` takes them.
-    *Raises*: BadRange naming tensor and strategy for a range that is NaN, infinite or inverted, and listing all tensors that were not observed; BadData for another model's statistics.
+    *Raises*: BadRange naming tensor and strategy for a range that is NaN, infinite or inverted, and listing all tensors that were not
+    observed; BadData for another model's statistics.
     """
     return several(model, stats, [strategy], scheme, input_range, split)[0]
 

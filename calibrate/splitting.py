@@ -13,7 +13,7 @@ Readers see N(t) / P(t), P(t) the mean square of t's values; in dB, -10 log10 of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from math import log10
 from typing import Any, NamedTuple
 

@@ -25,6 +25,7 @@ NOT_REAL = "it carries no real values, or converts them"
 NO_WEIGHTS = "it has no weights"
 NO_CONSTANTS = "it has no float32 constants to speak of"
 HARMLESS = ("", LEFT, CONSTANT, NOT_REAL, NO_WEIGHTS, NO_CONSTANTS)  # reasons to stay float that cost nothing, or were asked for
+AVERAGING = ("AVERAGE_POOL_2D", "RESIZE_BILINEAR")  # tied ops whose outputs need not span what they read: no cut in front of them
 CLAMPS = ("NONE", "RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1")
 
 
@@ -87,7 +88,8 @@ def layout(
     Same-scale ties are the connected sets of the ops' rules. A dictated output (SOFTMAX 1/256) passes through ops that only move
     data; where it meets other tensors in a tie, it is requantized on that edge, since its own parameters would clip the others.
     split: (node, input position), more entries behind are not looked at: ties to cut. The tensor keeps parameters of its own, and a
-    QUANTIZE takes it to those of the op. A pair that ties nothing, or whose tensor stays tied to the op by another way, cuts nothing.
+    QUANTIZE takes it to those of the op. A pair that ties nothing (see `tied_edges`), or whose tensor stays tied to the op by another
+    way, cuts nothing.
     """
     graph, values = model.graph, known_values(model.graph)
     schemes = {i: _runnable(graph, graph.nodes[i], s) for i, s in schemes_of(model, scheme).items()}
@@ -102,19 +104,31 @@ def layout(
 
 def with_cuts(graph: Graph, plan: Layout, split: Iterable[Sequence[Any]]) -> Layout:
     """The layout with these ties cut and no others: its groups and what hangs on them anew, all else as it was decided."""
-    nodes, cuts = [n for n in graph.nodes if n.index in plan.quantized], frozenset((int(e[0]), int(e[1])) for e in split)
+    nodes = [n for n in graph.nodes if n.index in plan.quantized]
+    cuts = frozenset((int(e[0]), int(e[1])) for e in split) & frozenset(cuttable(nodes))
     groups, types = _groups(graph, nodes, plan, cuts)
-    plan = replace(plan, groups=groups, types=types, cuts=frozenset())
+    plan = replace(plan, groups=groups, types=types)
     apart = frozenset(e for e in cuts & frozenset(tied_edges(graph, plan)) if _is_apart(graph, plan, e))
     plan = replace(plan, cuts=apart, requantized=apart | _requantized(graph, nodes, plan))
     return replace(plan, tied_constants=_tied_constants(nodes, plan))
 
 
 def tied_edges(graph: Graph, plan: Layout) -> list[Edge]:
-    """Where a computed tensor, or a model input, enters an op that wants it in the parameters of its output: the ties that can be cut."""
-    nodes = [graph.nodes[i] for i in sorted(plan.quantized) if tied(graph.nodes[i])]
-    edges = ((n, p) for n in nodes for p in record(n).rule.data_inputs(n))
-    return [(n.index, p) for n, p in edges if (n.inputs[p], plan.quantized[n.index].activation) in plan.group_of]
+    """Where a computed tensor, or a model input, enters an op that wants it in the parameters of its output: the ties that can be cut.
+
+    Not those of ops that average: the range of their outputs would clip what they read.
+    """
+    edges = cuttable(graph.nodes[i] for i in sorted(plan.quantized))
+    return [(i, p) for i, p in edges if (graph.nodes[i].inputs[p], plan.quantized[i].activation) in plan.group_of]
+
+
+def cuttable(nodes: Iterable[Node]) -> Iterator[Edge]:
+    """The inputs of nodes at which an op wants its output's parameters, and a QUANTIZE in front clips nothing that it needs."""
+    from .ops import REGISTRY
+
+    for n in nodes:
+        if n.op in REGISTRY and tied(n) and n.op not in AVERAGING:
+            yield from ((n.index, p) for p in record(n).rule.data_inputs(n))
 
 
 def _is_apart(graph: Graph, plan: Layout, edge: Edge) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from .assembly import FLOAT, Assembly, compact, moved_signatures
 from .errors import BadRecipe, Unsupported
 from .graph import Graph, Model, Node, Tensor
-from .layout import HARMLESS, Edge, Layout, Variable, for_target, layout, record
+from .layout import HARMLESS, Edge, Layout, Variable, cuttable, for_target, layout, record
 from .ranges import GroupRange, dictated_ends, group_ranges
 from .recipe import Recipe, Schemes, given_ranges, schemes_of
 from .report import AS_IT_WAS, GuardRow, OpRow, RepairRow, Report, TensorRow, some
@@ -44,11 +44,11 @@ def quantize(
     goes between ops of different activation types. io: type of the model's inputs and outputs, or of each; names and signatures stay.
     target: what the file is for (`targets.TARGETS`); what that forbids stays float, or gets one weight scale where only channels are
     the trouble. Ops without an integer kernel stay float between DEQUANTIZE and QUANTIZE. Only the primary graph is touched.
-    split: (node, input position), as `calibrate.propose_splits` finds them: where a tensor enters an op that only moves values (CONCATENATION,
-    PAD, MAX_POOL_2D, ...), it keeps the range of its own group, and a QUANTIZE takes it to the op's; with ranges of `layout(..., split=split)`.
+    split: (node, input position), as `calibrate.propose_splits` finds them: where a tensor enters an op that ties its range to others
+    (CONCATENATION, PAD, ...), it keeps its own, and a QUANTIZE takes it to the op's; `calibrate.ranges(split=...)` gives both ranges.
 
     *Raises*: BadRange (every faulty or missing range at once), Unsupported (the source is quantized already; the scheme cannot be
-    written; with `strict`, every op on real values that would stay float), BadRecipe (unknown io, unknown target, a split where no tensor is tied).
+    written; with `strict`, every op on real values that would stay float), BadRecipe (unknown io, unknown target, a split of no tie).
     """
     border = (io, io) if isinstance(io, str) else io
     schemes, forbidden = for_target(model, schemes_of(model, scheme), target)
@@ -150,15 +150,12 @@ def _refuse(model: Model, schemes: Mapping[int, Scheme], io: tuple[str, ...]) ->
 
 
 def _require_ties(model: Model, split: Sequence[Sequence[Any]]) -> None:
-    """*Raises*: BadRecipe for a pair that is no real input of an op with one scale for inputs and outputs."""
-    from .ops import REGISTRY
-
-    nodes = model.graph.nodes
+    """*Raises*: BadRecipe for a pair that is no real input of an op with one scale for inputs and outputs, or of one that averages."""
+    known = set(cuttable(model.graph.nodes)) if split else set()
     for i, p, *_ in split:
-        rule = REGISTRY[nodes[i].op].rule if 0 <= i < len(nodes) and nodes[i].op in REGISTRY else None
-        if rule is None or not rule.tied or p not in rule.data_inputs(nodes[i]):
-            where = _place(model.graph, i) if 0 <= i < len(nodes) else f"op {i}"
-            raise BadRecipe(f"input {p} is not tied to the output's scale: nothing to split", where=where)
+        if (i, p) not in known:
+            where = _place(model.graph, i) if 0 <= i < len(model.graph.nodes) else f"op {i}"
+            raise BadRecipe(f"input {p} has no tie that can be cut", where=where, expected="an input of CONCATENATION, PAD or the like")
 
 
 def _finish(source: _Source, job: _Job, ranges: Mapping[Any, Any]) -> Model:
@@ -274,7 +271,7 @@ def _notes(model: Model, job: _Job, ranges: Mapping[Any, Any]) -> Iterator[str]:
         own = "own range, as asked," if (node, position) in plan.cuts else "dictated parameters"
         yield f"{_place(graph, node)}: input {position} keeps its {own} and is requantized for this op"
     for node, position in sorted(set(job.split) - plan.cuts):
-        yield f"{_place(graph, node)}: input {position} was to keep its own range, but stays tied to the op by another way, or is not quantized"
+        yield f"{_place(graph, node)}: input {position} keeps no range of its own, though asked: tied in another way, or not quantized"
     for node, reason in job.solution.unmet:
         yield f"{_place(graph, node)}: {reason}; not repaired, the builtin kernel runs"
     yield from _left_float(graph, plan, job.io)

@@ -89,7 +89,9 @@ def missing(graph: Graph, plan: Layout, given: Mapping[int, Any]) -> list[int]:
     found = [t for t in graph.inputs if t in plan.grouped and t not in known]
     known.update(graph.inputs)
     for node in graph.nodes:
-        moved = node.index in plan.quantized and tied(node) and all(_is_held(plan, node, p, known) for p in record(node).rule.data_inputs(node))
+        moved = (
+            node.index in plan.quantized and tied(node) and all(_is_held(plan, node, p, known) for p in record(node).rule.data_inputs(node))
+        )
         for t in node.outputs:
             if t in plan.grouped and t not in known and not moved:
                 found.append(t)
