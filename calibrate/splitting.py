@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qsim.graph import Model, Node
+from qsim.graph import Graph, Model, Node
+from qsim.inference import sized
 from qsim.layout import Edge, Layout, Use, layout, record, tied, tied_edges, with_cuts
 from qsim.ranges import hull
 from qsim.recipe import Schemes
@@ -119,7 +120,7 @@ class _Costs:
     """Expected noise under any cuts. What was worked out for a group, or for a tensor on a grid, is kept."""
 
     def __init__(self, model: Model, stats: Statistics, strategy: str | Strategy, scheme: Schemes, input_range: Any):
-        self.model, self.graph, self.stats, self.strategy = model, model.graph, stats, strategy
+        self.model, self.graph, self.stats, self.strategy = model, sized(model.graph), stats, strategy
         self.plan = layout(model, scheme)
         require_observed(model, stats, self.plan)
         self.given = declared(model, input_range)
@@ -153,7 +154,7 @@ class _Costs:
         changed = [u for u in before if after[u] != before[u]] or list(before)
         most = max(changed, key=lambda u: (_db(after[u]) - _db(before[u]), u[0] == t))
         op = f"op {i} {graph.nodes[i].op}"
-        return Split(i, p, graph.key(t), op, graph.key(most[0]), _db(before[most]), _db(after[most]), _size(self.model, t))
+        return Split(i, p, graph.key(t), op, graph.key(most[0]), _db(before[most]), _db(after[most]), _size(self.graph, t))
 
     def _read(self) -> Iterator[Use]:
         """Members of groups, in the types in which something other than a tied op reads them."""
@@ -171,7 +172,7 @@ class _Costs:
         kind, sizes, total = plan.quantized[node.index].activation, 0, 0.0
         for p in record(node).rule.data_inputs(node):
             t = node.inputs[p]
-            size, noise = _size(self.model, t), 0.0
+            size, noise = _size(self.graph, t), 0.0
             if (node.index, p) in plan.requantized:
                 noise = self._total(plan, (t, plan.native.get(t, kind)), carried)
             elif t not in plan.values:
@@ -221,5 +222,5 @@ class _Costs:
         return self.values[root]
 
 
-def _size(model: Model, t: int) -> int:
-    return int(np.prod(model.graph.tensors[t].shape, dtype=np.int64))
+def _size(graph: Graph, t: int) -> int:
+    return int(np.prod(graph.tensors[t].shape, dtype=np.int64))
