@@ -36,6 +36,7 @@ CALIBRATE = {
     "open_data",
     "correct_bias",
     "improve",
+    "propose_splits",
 }
 HEAVY = ("numpy", "jax", "jaxlib", "scipy", "optax", "tflite", "flatbuffers", "altair", "PIL", "ai_edge_litert")
 

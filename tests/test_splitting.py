@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 from nets import Net
@@ -13,6 +15,7 @@ from calibrate import evaluation
 from calibrate.distribution import distribution
 from calibrate.rounding import search
 from calibrate.splitting import propose_splits, splits_named, tie_costs
+from calibrate.statistics import Statistics
 from qsim.graph import Model
 from qsim.layout import layout, tied_edges
 from qsim.writer import to_bytes
@@ -27,6 +30,7 @@ def conv(net: Net, x: int, out: int, gain: float = 1.0) -> int:
     return net.conv(x, (rng.normal(size=(out, 3, 3, c)) * gain / np.sqrt(9 * c)).astype(np.float32), np.zeros(out, np.float32))
 
 
+@cache
 def inception(read_alone: bool = True, joints: int = 1) -> Model:
     """narrow and `joints` wide branches, narrow concatenated with each; op 2 is the first CONCATENATION."""
     net = Net()
@@ -39,6 +43,11 @@ def inception(read_alone: bool = True, joints: int = 1) -> Model:
 
 def samples(model: Model, count: int = 32) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(count, *model.graph.tensors[0].shape[1:])).astype(np.float32)
+
+
+@cache
+def observed(model: Model) -> Statistics:
+    return calibrate.observe(model, samples(model))
 
 
 def edges(splits) -> list[tuple[int, int]]:
@@ -78,14 +87,14 @@ def test_costs_are_those_of_uniform_values_in_closed_form():
 @pytest.mark.parametrize("strategy", ["minmax", "mse"])
 def test_only_what_helps_other_readers_is_proposed(strategy):
     for model, wanted in ((inception(), [(2, 0)]), (inception(read_alone=False), [])):
-        found = propose_splits(model, calibrate.observe(model, samples(model)), strategy)
+        found = propose_splits(model, observed(model), strategy)
         assert edges(found) == wanted
         assert all(s.split_db - s.shared_db > 6 and s.shared_db < 40 for s in found)
 
 
 def test_ties_that_only_help_together_are_proposed_together():
     model = inception(joints=2)
-    stats = calibrate.observe(model, samples(model))
+    stats = observed(model)
     alone = {(s.node, s.position): s.split_db - s.shared_db for s in tie_costs(model, stats)}
     found = edges(propose_splits(model, stats))
     assert found == [(2, 0), (4, 0)] and all(alone[e] < 6 for e in found)
@@ -96,13 +105,13 @@ def test_equal_branches_are_left_alone():
     x = net.input(1, 6, 6, 4)
     a, b = conv(net, x, 5), conv(net, x, 6)
     model = net.model(conv(net, a, 3), conv(net, net.concat([a, b]), 3))
-    assert propose_splits(model, calibrate.observe(model, samples(model))) == ()
+    assert propose_splits(model, observed(model)) == ()
 
 
 def test_a_group_is_estimated_once_on_its_merged_values():
     """Tied tensors have the range that a search over all their values gives; a cut one has its own."""
     model = inception()
-    stats = calibrate.observe(model, samples(model))
+    stats = observed(model)
     node = model.graph.nodes[2]
     tensors = (*node.inputs, *node.outputs)
     merged, apart = (calibrate.ranges(model, stats, "mse", split=s) for s in ((), [(2, 0)]))
@@ -117,7 +126,7 @@ def test_a_group_is_estimated_once_on_its_merged_values():
 @pytest.mark.parametrize("scheme", SCHEMES, ids=lambda s: s.name)
 def test_a_cut_tensor_keeps_its_scale(scheme):
     model = inception()
-    stats = calibrate.observe(model, samples(model))
+    stats = observed(model)
     made = [qsim.quantize(model, calibrate.ranges(model, stats, scheme=scheme, split=s), scheme, split=s) for s in ((), [(2, 0)])]
     name = model.graph.key(model.graph.nodes[2].inputs[0])
     shared, own = (m.graph.tensors[m.graph.find(name)].qparams.scale[0] for m in made)
@@ -141,7 +150,7 @@ def test_other_readers_of_a_cut_tensor_gain_and_litert_gives_the_same(oracle):
 
 def test_ranges_made_without_the_cut_change_nothing():
     model = inception()
-    ranges = calibrate.ranges(model, calibrate.observe(model, samples(model)))
+    ranges = calibrate.ranges(model, observed(model))
     made = [qsim.quantize(model, ranges, split=s) for s in ((), [(2, 0)])]
     assert [n.op for n in made[0].graph.nodes] == [n.op for n in made[1].graph.nodes]
 
