@@ -104,10 +104,10 @@ def choose(
     progress: called with the number of samples seen so far, over all passes. *Raises*: as `observe`, `ranges` and `quantize`; BadRecipe
     for another task.
     """
-    return decided(model, batches, scheme, task=task, groups=groups, input_range=input_range, progress=progress)[:2]
+    return choose_with_statistics(model, batches, scheme, task=task, groups=groups, input_range=input_range, progress=progress)[:2]
 
 
-def decided(
+def choose_with_statistics(
     model: Model,
     batches: Any,
     scheme: Schemes = INT8,

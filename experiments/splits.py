@@ -1,8 +1,8 @@
 """Question: what do the proposed QUANTIZE ops bring, where tensors that share a scale pay for it?
 
-Answer, per net and strategy: the proposals with both expected costs (dB at the readers that gain most), and the SQNR of every output
-in exact integer mode (flavour xnnpack) against the float net, without and with them, on samples that no range was made from. Nets
-with ties between tensors: those under $QSIM_MODELS/nets, and two generated ones with a narrow and a wide branch.
+Answer, per net and strategy: the proposals with both expected costs (dB at the readers that gain most), the most that any single tie
+would give, and the SQNR of every output in exact integer mode (flavour xnnpack) against the float net, without and with them, on
+samples that no range was made from. Nets with ties: some under $QSIM_MODELS/nets, and two generated ones with narrow and wide branches.
 
 Inputs are real where a set fits: ImageNet images (resized, rescaled to the net's domain) and MNIST. dtln_1: magnitude spectra of
 amplitude-modulated harmonics in noise, the states carried on by the float net. kv_cache: random tokens, positions and caches.
@@ -36,12 +36,11 @@ Arrays = tuple[np.ndarray, ...]
 PARTS = 24, 24  # samples that ranges are made from, samples that judge
 
 
-def pictures(height: int, width: int, low: float = -1.0, scramble: int = 1) -> Callable[[], Arrays]:
+def pictures(height: int, width: int, low: float = -1.0) -> Callable[[], Arrays]:
     """ImageNet images in [low, 1]."""
 
     def read() -> Arrays:
-        x = np.concatenate([sets.images(f"imagenet_sample_{part}_224", max(height, width))[0] for part in ("calib100",)])
-        x = x[:, :height, :width][: sum(PARTS)]
+        x = sets.images("imagenet_sample_calib100_224", max(height, width))[0][: sum(PARTS), :height, :width]
         return ((x if low < 0 else (x + 1) / 2).astype(np.float32),)
 
     return read
@@ -121,11 +120,13 @@ def measure(name: str, strategy: str, everything: bool) -> dict[str, Any]:
     real, facts = model.function("float").batch(*kept), {}
     for how, cuts in (("without", ()), ("with", split))[: 1 + bool(split)]:
         made = qsim.quantize(model, calibrate.ranges(model, stats, strategy, split=cuts), split=cuts)
-        found = made.function("integer").batch(*kept)
-        levels = [evaluation.sqnr(r, y) for r, y in zip(real, found, strict=True)]
+        ours = made.function("integer").batch(*kept)
+        levels = [evaluation.sqnr(r, y) for r, y in zip(real, ours, strict=True)]
         facts[how] = [None if v is None else round(v, 2) for v in levels]
-    rows = tie_costs(model, stats, strategy) if everything else split
-    return {"net": name, "strategy": strategy, "seconds": round(seconds, 2), "sqnr_db": facts, "splits": [r._asdict() for r in rows]}
+    ties = tie_costs(model, stats, strategy)
+    most = max((r.split_db - r.shared_db for r in ties), default=0.0)
+    found = {"net": name, "strategy": strategy, "ties": len(ties), "most_db": round(most, 2), "seconds": round(seconds, 2)}
+    return {**found, "sqnr_db": facts, "splits": [r._asdict() for r in (ties if everything else split)]}
 
 
 def main() -> None:

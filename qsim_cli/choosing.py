@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import calibrate
-from calibrate.choosing import decided
+from calibrate.choosing import choose_with_statistics
 from calibrate.data import read_arrays
 from calibrate.statistics import Statistics
 from calibrate.strategies import parse
@@ -149,7 +149,7 @@ def corrected(model: Model, made: Model, asked: Request) -> tuple[Model, str]:
 def _auto(model: Model, samples: Samples, asked: Request, scheme: Schemes, domain: Any, why: str) -> Choice:
     groups = group_numbers(asked.groups, asked.data, len(samples))
     with progress("comparing strategies", None) as step:
-        ranges, compared, stats = decided(
+        ranges, compared, stats = choose_with_statistics(
             model, Batches(samples), scheme, task=asked.task, groups=groups, input_range=domain, progress=steps(step)
         )  # fmt: skip
     words, seen = f"auto, {compared.chosen}", (compared.chosen, stats, domain)

@@ -124,7 +124,7 @@ def command(
         given = found.ranges if found else _read(ranges, loaded)
         given, more = settled(loaded, given, own, wanted, default_range)
     else:
-        given, more = {}, ["no ranges are needed: activations stay float32"] if data or ranges else []
+        given, more = {}, ["no ranges are needed: activations stay float32"] if data or ranges or split else []
     for note in (*getattr(wanted, "notes", ()), *told_first, *more):
         say(f"note: {note}")
     made = quantize(loaded, given, wanted, io=border, target=target, strict=strict, split=cuts)
