@@ -8,12 +8,13 @@ Expected noise of a value of tensor t, mean square in real units:
     N(t) = R(t) + C(t)
     R(t) = mean |x - real(code(x))|^2 over the sketch of t, with the (scale, zero point) of t's group (`rounding.losses`)
     C(t) = sum_p n_p (C(x_p), or N(x_p) where the tie at p is cut) / sum_p n_p  for an op that moves inputs x_p of n_p elements; else 0
-Readers see N(t) / P(t), P(t) the mean square of t's values; in dB, -10 log10 of it. Errors of several roundings count as independent.
+Readers see N(t) / P(t), P(t) the mean square of t's values; in dB, -10 log10 of it. Errors of several roundings count as independent:
+between nearly equal grids that overstates what a cut costs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from math import log10
 from typing import Any, NamedTuple
 
@@ -125,7 +126,7 @@ class _Costs:
         require_observed(model, stats, self.plan)
         self.given = declared(model, input_range)
         self.edges = tied_edges(self.graph, self.plan)
-        self.read = sorted(set(self._read()))
+        self.read = self._read()
         self.grids: dict[tuple, tuple[float, int]] = {}
         self.errors: dict[tuple, float] = {}
         self.values: dict[int, Distribution] = {}
@@ -156,16 +157,17 @@ class _Costs:
         op = f"op {i} {graph.nodes[i].op}"
         return Split(i, p, graph.key(t), op, graph.key(most[0]), _db(before[most]), _db(after[most]), _size(self.graph, t))
 
-    def _read(self) -> Iterator[Use]:
+    def _read(self) -> list[Use]:
         """Members of groups, in the types in which something other than a tied op reads them."""
-        plan, nodes = self.plan, self.graph.nodes
-        yield from ((t, plan.native[t]) for t in self.graph.outputs if (t, plan.native.get(t)) in plan.group_of)
-        for node in nodes:
-            kind = plan.quantized[node.index].activation if node.index in plan.quantized else None
-            for t in node.inputs if kind is None else () if tied(node) else (node.inputs[p] for p in record(node).rule.data_inputs(node)):
-                use = (t, kind or plan.native.get(t, ""))
-                if use in plan.group_of:
-                    yield use
+        plan = self.plan
+        seen = [(t, plan.native.get(t, "")) for t in self.graph.outputs]
+        for node in self.graph.nodes:
+            if node.index not in plan.quantized:
+                seen += [(t, plan.native.get(t, "")) for t in node.inputs]
+            elif not tied(node):
+                kind = plan.quantized[node.index].activation
+                seen += [(node.inputs[p], kind) for p in record(node).rule.data_inputs(node)]
+        return sorted({use for use in seen if use in plan.group_of})
 
     def _moved(self, plan: Layout, node: Node, carried: dict[Use, float]) -> float:
         """C of what a tied op gives."""
@@ -202,8 +204,10 @@ class _Costs:
         return self.grids[group, kind]
 
     def _error(self, use: Use, grid: tuple[float, int]) -> float:
-        """R: mean squared error of a tensor's values on a grid."""
-        root = self.stats.copies.get(use[0], use[0])
+        """R: mean squared error of a tensor's values on a grid; 0 where nothing was seen of it."""
+        root, sketch = self.stats.copies.get(use[0], use[0]), self.stats.find(use[0])
+        if sketch is None or sketch.empty:
+            return 0.0
         key = (root, use[1], grid)
         if key not in self.errors:
             d = self._values(root)
