@@ -61,6 +61,8 @@ def tie_costs(
 ) -> tuple[Split, ...]:
     """Both costs of every tie that a single cut undoes, in the graph's order; see the module for the formula.
 
+    Left out are ties of tensors that only repeat each other's values (RESHAPE, TRANSPOSE): they cost nothing.
+
     *Domain*: schemes with integer activations; others have no ties. *Raises*: as `calibrate.ranges`.
     """
     costs = _Costs(model, stats, strategy, scheme, input_range)
@@ -125,8 +127,9 @@ class _Costs:
         self.plan = layout(model, scheme)
         require_observed(model, stats, self.plan)
         self.given = declared(model, input_range)
-        self.edges = tied_edges(self.graph, self.plan)
+        self.edges = [e for e in tied_edges(self.graph, self.plan) if self._mixed(e)]
         self.read = self._read()
+        self.ranges: dict[tuple, tuple[float, float]] = {}
         self.grids: dict[tuple, tuple[float, int]] = {}
         self.errors: dict[tuple, float] = {}
         self.values: dict[int, Distribution] = {}
@@ -169,6 +172,14 @@ class _Costs:
                 seen += [(node.inputs[p], kind) for p in record(node).rule.data_inputs(node)]
         return sorted({use for use in seen if use in plan.group_of})
 
+    def _mixed(self, edge: Edge) -> bool:
+        """Whether the group at a tie holds more than one tensor's values, which RESHAPE and the like only repeat."""
+        node, kind = self.graph.nodes[edge[0]], self.plan.quantized[edge[0]].activation
+        return len(self._roots(self.plan.groups[self.plan.group_of[node.inputs[edge[1]], kind]])) > 1
+
+    def _roots(self, group: tuple[int, ...]) -> frozenset[int]:
+        return frozenset(self.stats.copies.get(t, t) for t in group)
+
     def _moved(self, plan: Layout, node: Node, carried: dict[Use, float]) -> float:
         """C of what a tied op gives."""
         kind, sizes, total = plan.quantized[node.index].activation, 0, 0.0
@@ -196,12 +207,18 @@ class _Costs:
             return plan.fixed[use[0]]
         group, kind = plan.groups[owner[1]], plan.types[owner[1]]
         if (group, kind) not in self.grids:
-            problem = problem_of(self.model, self.stats, group, kind, self.given, [])
-            (ends,) = answered(self.model, problem, [parse(self.strategy, kind)], [str(self.strategy)])
-            held = hull(self.graph, plan, owner[1], dict.fromkeys(group, ends))
+            held = hull(self.graph, plan, owner[1], dict.fromkeys(group, self._ends(group, kind)))
             scale, zero = affine(held.low, held.high, kind, symmetric=kind == "int16")
             self.grids[group, kind] = float(scale), zero
         return self.grids[group, kind]
+
+    def _ends(self, group: tuple[int, ...], kind: str) -> tuple[float, float]:
+        """The strategy's range of a group."""
+        key = self._roots(group), kind
+        if key not in self.ranges:
+            problem = problem_of(self.model, self.stats, group, kind, self.given, [])
+            (self.ranges[key],) = answered(self.model, problem, [parse(self.strategy, kind)], [str(self.strategy)])
+        return self.ranges[key]
 
     def _error(self, use: Use, grid: tuple[float, int]) -> float:
         """R: mean squared error of a tensor's values on a grid; 0 where nothing was seen of it."""
