@@ -143,8 +143,8 @@ def main() -> None:
             print({k: v for k, v in rows[-1].items() if k != "splits"}, flush=True)
             for r in rows[-1]["splits"]:
                 print(f"  {r['op']} {r['tensor']}: readers of {r['readers_of']} {r['shared_db']:.1f} -> {r['split_db']:.1f} dB", flush=True)
-    if args.out:
-        args.out.write_text(json.dumps(rows, indent=1) + "\n")
+            if args.out:
+                args.out.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
         (r["tensor"], r["op"], r["readers_of"], f"{r['shared_db']:.1f} dB", f"{r['split_db']:.1f} dB", "yes" if r["accepted"] else "no")
         for r in rows
     )
-    columns = ("tensor", "tied by", "read best", "shared", "with QUANTIZE", "split")
+    columns = ("tensor", "tied by", "readers of", "shared", "with QUANTIZE", "split")
     table("tensors that pay for a shared scale: signal to noise of what ops read, expected", columns, cells)
     if not all(r["accepted"] for r in rows):
         text("--split proposed gives them scales of their own")
