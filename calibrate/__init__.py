@@ -23,6 +23,7 @@ _WHERE = {
     "correct_bias": "correction",
     "round_weights": "weightrounding",
     "improve": "requantizing",
+    "propose_splits": "splitting",
 }
 __all__ = list(_WHERE)
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from .rangefile import load_ranges, save_ranges
     from .ranging import ranges
     from .requantizing import improve
+    from .splitting import propose_splits
     from .statistics import Statistics
     from .weightrounding import round_weights
 

@@ -21,7 +21,7 @@ from .feeding import Batch, Scaling, feed
 from .folding import COPIES
 from .observer import observe_fed
 from .ranging import Ranges, several
-from .statistics import add_fingerprints, sample_hash
+from .statistics import Statistics, add_fingerprints, sample_hash
 from .strategies import candidates
 
 WIDE = "minmax:headroom=1.1"
@@ -104,6 +104,20 @@ def choose(
     progress: called with the number of samples seen so far, over all passes. *Raises*: as `observe`, `ranges` and `quantize`; BadRecipe
     for another task.
     """
+    return choose_with_statistics(model, batches, scheme, task=task, groups=groups, input_range=input_range, progress=progress)[:2]
+
+
+def choose_with_statistics(
+    model: Model,
+    batches: Any,
+    scheme: Schemes = INT8,
+    *,
+    task: str | None = None,
+    groups: Sequence[Any] | None = None,
+    input_range: Any = None,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[Ranges, Table, Statistics]:
+    """`choose`, and the statistics from which the ranges were made."""
     if task not in (None, *TASKS):
         raise BadRecipe("unknown task", found=task, expected=", ".join(TASKS))
     source = Repeatable(model, batches)
@@ -133,7 +147,7 @@ def choose(
     measure, losses, notes = _losses(model, found, scheme, arrays, task, told)
     chosen = decide(losses, None if ids is None else ids[held])
     table = _table(measure, names, losses, chosen, None if ids is None else ids[held], (stats.samples, int(held.sum())), notes)
-    return found[chosen], table
+    return found[chosen], table, stats
 
 
 # ---------------------------------------------------------------- the split
@@ -315,8 +329,8 @@ def _table(
 
 def _settled(
     model: Model, source: Repeatable, scheme: Schemes, input_range: Any, strategy: str, words: str, progress: Any
-) -> tuple[Ranges, Table]:
+) -> tuple[Ranges, Table, Statistics]:
     """The ranges of a strategy that nothing is compared with, from all samples."""
     stats = observe_fed(model, source.fed(), source.scaling, sequence=False, progress=progress)
     ranges = several(model, stats, [strategy], scheme, input_range)[0]
-    return ranges, Table("", (Row(strategy, float("nan"), 0.0, 0.0, True),), stats.samples, 0, words)
+    return ranges, Table("", (Row(strategy, float("nan"), 0.0, 0.0, True),), stats.samples, 0, words), stats

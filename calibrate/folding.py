@@ -14,7 +14,7 @@ from jax import lax
 
 from qsim.function import Function
 from qsim.graph import Graph, Model
-from qsim.program import host_values
+from qsim.inference import host_values, sized
 
 from . import inside
 from . import statistics as st
@@ -62,7 +62,7 @@ def sampled_positions(shape: Sequence[int]) -> np.ndarray | None:
 
 def _watches(model: Model, taps: Sequence[int] | None) -> tuple[tuple[Watch, ...], dict[int, int]]:
     """The tensors to observe, and which others repeat their values."""
-    g = model.graph
+    g = sized(model.graph)
     known = host_values(g)
     computed = [*g.inputs, *(t for n in g.nodes for t in n.outputs if t not in known)]
     real = [t for t in computed if g.tensors[t].type == "float32" or (g.tensors[t].qparams is not None)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from qsim.errors import BadData, BadRange
 from qsim.graph import Model
-from qsim.quantizer import layout
+from qsim.layout import Layout, layout
 from qsim.recipe import Schemes
 from qsim.scheme import INT8
 
@@ -48,23 +48,30 @@ def ranges(
     strategy: str | Strategy = "minmax",
     scheme: Schemes = INT8,
     input_range: Any = None,
+    split: Iterable[Sequence[Any]] = (),
 ) -> Ranges:
     """The range of every tensor that a scheme or recipe quantizes, by one strategy.
 
     Tensors that must share their parameters are one problem: the strategy sees their values pooled. Outputs whose parameters an op
     dictates are left out. A model input's range is its domain, not an estimate: `input_range` ((low, high), or a mapping by input name)
     where given; else, for integer data, all that the data type can hold; else the smallest and largest value seen, with a note.
-    strategy: a name (see `strategies`) or a function of a `Distribution`. *Raises*: BadRange naming tensor and strategy for a range
-    that is NaN, infinite or inverted, and listing all tensors that were not observed; BadData for another model's statistics.
+    strategy: a name (see `strategies`) or a function of a `Distribution`. split: ties to cut, as `quantize` takes them.
+    *Raises*: BadRange naming tensor and strategy for a range that is NaN, infinite or inverted, and listing all tensors that were not
+    observed; BadData for another model's statistics.
     """
-    return several(model, stats, [strategy], scheme, input_range)[0]
+    return several(model, stats, [strategy], scheme, input_range, split)[0]
 
 
 def several(
-    model: Model, stats: Statistics, strategies: Sequence[str | Strategy], scheme: Schemes = INT8, input_range: Any = None
+    model: Model,
+    stats: Statistics,
+    strategies: Sequence[str | Strategy],
+    scheme: Schemes = INT8,
+    input_range: Any = None,
+    split: Iterable[Sequence[Any]] = (),
 ) -> list[Ranges]:
     """`ranges` by each of several strategies, which share the pooling and the search."""
-    problems, notes = estimation_problems(model, stats, scheme, input_range)
+    problems, notes = estimation_problems(model, stats, scheme, input_range, split)
     return rank(model, problems, strategies, notes)
 
 
@@ -74,12 +81,17 @@ def rank(model: Model, problems: Sequence[Problem], strategies: Sequence[str | S
     names = [s if isinstance(s, str) else getattr(s, "__name__", type(s).__name__) for s in strategies]
     found: list[dict[str, tuple[float, float]]] = [{} for _ in strategies]
     for problem in sorted(problems, key=lambda p: p.type != "int16"):
-        answers = solve(problem.values, ready[problem.type]) if problem.values is not None else [problem.known] * len(names)
-        for name, answer, into in zip(names, answers, found, strict=True):
-            checked = checked_answer(answer, model.graph.key(problem.group[0]), name)
-            hull = checked if problem.known is None else (min(checked[0], problem.known[0]), max(checked[1], problem.known[1]))
-            into.update((model.graph.key(t), hull) for t in problem.group)
+        answers = answered(model, problem, ready[problem.type], names)
+        for answer, into in zip(answers, found, strict=True):
+            into.update((model.graph.key(t), answer) for t in problem.group)
     return [Ranges(items, name, notes) for items, name in zip(found, names, strict=True)]
+
+
+def answered(model: Model, problem: Problem, strategies: Sequence[Strategy], names: Sequence[str]) -> list[tuple[float, float]]:
+    """Each strategy's range of one problem, which holds the range that is known beforehand."""
+    answers = solve(problem.values, strategies) if problem.values is not None else [problem.known] * len(names)
+    found = [checked_answer(answer, model.graph.key(problem.group[0]), name) for name, answer in zip(names, answers, strict=True)]
+    return found if problem.known is None else [(min(r[0], problem.known[0]), max(r[1], problem.known[1])) for r in found]
 
 
 def checked_answer(answer: Any, key: str, strategy: str) -> tuple[float, float]:
@@ -96,38 +108,46 @@ def checked_answer(answer: Any, key: str, strategy: str) -> tuple[float, float]:
 
 
 def estimation_problems(
-    model: Model, stats: Statistics, scheme: Schemes = INT8, input_range: Any = None
+    model: Model, stats: Statistics, scheme: Schemes = INT8, input_range: Any = None, split: Iterable[Sequence[Any]] = ()
 ) -> tuple[list[Problem], tuple[str, ...]]:
     """The problems of a model under a scheme, in the layout's order, and notes on what was assumed."""
-    if stats.model != model_hash(model):
-        raise BadData("these statistics are of another model", where=model.path, found=stats.model[:12], expected=model_hash(model)[:12])
-    plan = layout(model, scheme)
-    groups = plan.groups
+    plan = layout(model, scheme, split=split)
     notes: list[str] = []
-    _require_observed(model, stats, [g for g in groups if g[0] not in plan.cells])
+    require_observed(model, stats, plan)
     given = declared(model, input_range)
     problems = []
-    for group, kind in zip(groups, plan.types, strict=True):
+    for group, kind in zip(plan.groups, plan.types, strict=True):
         if group[0] in plan.cells and stats.find(group[0]) is None:
             notes.append(f"cell state {model.graph.key(group[0])!r} was not observed: it may hold all that its op lets it")
             continue
-        roots = list(dict.fromkeys(stats.copies.get(t, t) for t in group))
-        inputs = [t for t in roots if t in model.graph.inputs]
-        known = None
-        for t in inputs:
-            domain = _domain(model, stats, t, given, notes)
-            known = domain if known is None else (min(known[0], domain[0]), max(known[1], domain[1]))
-        rest = [t for t in roots if t not in inputs]
-        values = _pooled(model, stats, rest, notes) if rest else None
-        if values is not None and known is not None and known[0] <= values.min and values.max <= known[1]:
-            values = None  # moved input values: the domain holds them
-        problems.append(Problem(group, values, known, kind))
+        problems.append(problem_of(model, stats, group, kind, given, notes))
     for note in dict.fromkeys(notes):
         log.info("%s", note)
     return problems, tuple(dict.fromkeys(notes))
 
 
-def _require_observed(model: Model, stats: Statistics, groups: Sequence[Sequence[int]]) -> None:
+def problem_of(
+    model: Model, stats: Statistics, group: tuple[int, ...], kind: str, given: Mapping[int, tuple[float, float]], notes: list[str]
+) -> Problem:
+    """The problem of one group: its members' merged sketches, and the domain of a model input among them. given: declared domains."""
+    roots = list(dict.fromkeys(stats.copies.get(t, t) for t in group))
+    inputs = [t for t in roots if t in model.graph.inputs]
+    known = None
+    for t in inputs:
+        domain = _domain(model, stats, t, given, notes)
+        known = domain if known is None else (min(known[0], domain[0]), max(known[1], domain[1]))
+    rest = [t for t in roots if t not in inputs]
+    values = _pooled(model, stats, rest, notes) if rest else None
+    if values is not None and known is not None and known[0] <= values.min and values.max <= known[1]:
+        values = None  # moved input values: the domain holds them
+    return Problem(group, values, known, kind)
+
+
+def require_observed(model: Model, stats: Statistics, plan: Layout) -> None:
+    """*Raises*: BadData for another model's statistics, BadRange listing the tensors of a layout's groups that were not observed."""
+    if stats.model != model_hash(model):
+        raise BadData("these statistics are of another model", where=model.path, found=stats.model[:12], expected=model_hash(model)[:12])
+    groups = [g for g in plan.groups if g[0] not in plan.cells]
     missing = [model.graph.key(t) for group in groups for t in group if stats.find(t) is None]
     if missing:
         raise BadRange(f"{len(missing)} tensors were not observed: {', '.join(missing)}", hint="Observe them: leave `taps` out")

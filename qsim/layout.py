@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -18,6 +18,7 @@ from .scheme import INT8, Scheme
 
 Variable = tuple  # ("group", position), ("fixed", tensor) or ("constant", node, input position): what owns one (scale, zero point)
 Use = tuple[int, str]  # (tensor, element type in which quantized ops see it)
+Edge = tuple[int, int]  # (node, input position)
 TARGETS = ("xnnpack", "reference")  # an op is quantized only where both have a kernel for the types it would get
 LEFT = "its recipe leaves its activations float32"
 CONSTANT = "its result does not depend on data"
@@ -25,6 +26,7 @@ NOT_REAL = "it carries no real values, or converts them"
 NO_WEIGHTS = "it has no weights"
 NO_CONSTANTS = "it has no float32 constants to speak of"
 HARMLESS = ("", LEFT, CONSTANT, NOT_REAL, NO_WEIGHTS, NO_CONSTANTS)  # reasons to stay float that cost nothing, or were asked for
+AVERAGING = ("AVERAGE_POOL_2D", "RESIZE_BILINEAR")  # tied ops whose outputs need not span what they read: no cut in front of them
 CLAMPS = ("NONE", "RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1")
 
 
@@ -38,7 +40,8 @@ class Layout:
     kept_float: node index -> why it stays as it is. quantized: the other nodes, and the scheme of each. native: element type in which
     a quantized node gives a tensor.
     tied_constants: position in `groups` -> constants that share the group's parameters, so its range must hold their values.
-    requantized: (node, input position) where a tensor of fixed parameters enters a group through a QUANTIZE.
+    requantized: (node, input position) where a tensor of fixed parameters, or of another group, enters a group through a QUANTIZE.
+    cuts: those of them where a tie was cut, and cutting it gave the tensor a group other than the op's.
     values: float32 tensors known without data: constants, and what the graph computes from constants alone.
     cells: cell state of a quantized LSTM (a group of its own, 16 bits, its scale a power of two) -> what |c| cannot leave.
     """
@@ -50,7 +53,8 @@ class Layout:
     types: tuple[str, ...] = ()
     native: Mapping[int, str] = field(default_factory=dict)
     tied_constants: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
-    requantized: frozenset[tuple[int, int]] = frozenset()
+    requantized: frozenset[Edge] = frozenset()
+    cuts: frozenset[Edge] = frozenset()
     values: Mapping[int, np.ndarray] = field(default_factory=dict)
     cells: Mapping[int, float] = field(default_factory=dict)
 
@@ -83,11 +87,16 @@ class Layout:
         return self.native[v[1]] if v[0] == "fixed" else self.quantized[v[1]].activation
 
 
-def layout(model: Model, scheme: Schemes = INT8, *, exclude: Mapping[int, str] | None = None) -> Layout:
+def layout(
+    model: Model, scheme: Schemes = INT8, *, exclude: Mapping[int, str] | None = None, split: Iterable[Sequence[Any]] = ()
+) -> Layout:
     """The layout of a model's primary graph under a scheme. exclude: node index -> reason, for nodes to keep as they are.
 
     Same-scale ties are the connected sets of the ops' rules. A dictated output (SOFTMAX 1/256) passes through ops that only move
     data; where it meets other tensors in a tie, it is requantized on that edge, since its own parameters would clip the others.
+    split: (node, input position), more entries behind are not looked at: ties to cut. The tensor keeps parameters of its own, and a
+    QUANTIZE takes it to those of the op. A pair that ties nothing (see `tied_edges`), or whose tensor stays tied to the op by another
+    way, cuts nothing.
     """
     graph, values = model.graph, known_values(model.graph)
     schemes = {i: _runnable(graph, graph.nodes[i], s) for i, s in schemes_of(model, scheme).items()}
@@ -98,9 +107,41 @@ def layout(model: Model, scheme: Schemes = INT8, *, exclude: Mapping[int, str] |
     native = {t: quantized[n.index].activation for n in nodes for t in _real_outputs(graph, n)}
     cells = {lstm_quantizing.cell(n): lstm_quantizing.cell_bound(n) for n in nodes if lstm_quantizing.parts(n)}
     plan = Layout((), _dictated(nodes, native), kept, quantized, native=native, values=values, cells=cells)
-    groups, types = _groups(graph, nodes, plan)
-    plan = replace(plan, groups=groups, types=types, requantized=_requantized(graph, nodes, plan))
+    return with_cuts(graph, plan, split)
+
+
+def with_cuts(graph: Graph, plan: Layout, split: Iterable[Sequence[Any]]) -> Layout:
+    """The layout with these ties cut and no others: its groups and what hangs on them anew, all else as it was decided."""
+    nodes = [n for n in graph.nodes if n.index in plan.quantized]
+    cuts = frozenset((int(e[0]), int(e[1])) for e in split) & frozenset(cuttable(nodes))
+    groups, types = _groups(graph, nodes, plan, cuts)
+    plan = replace(plan, groups=groups, types=types)
+    apart = frozenset(e for e in cuts & frozenset(tied_edges(graph, plan)) if _is_apart(graph, plan, e))
+    plan = replace(plan, cuts=apart, requantized=apart | _requantized(graph, nodes, plan))
     return replace(plan, tied_constants=_tied_constants(nodes, plan))
+
+
+def tied_edges(graph: Graph, plan: Layout) -> list[Edge]:
+    """Where a computed tensor, or a model input, enters an op that wants it in the parameters of its output: the ties that can be cut.
+
+    Not those of ops that average: the range of their outputs would clip what they read.
+    """
+    edges = cuttable(graph.nodes[i] for i in sorted(plan.quantized))
+    return [(i, p) for i, p in edges if (graph.nodes[i].inputs[p], plan.quantized[i].activation) in plan.group_of]
+
+
+def cuttable(nodes: Iterable[Node]) -> Iterator[Edge]:
+    """The inputs of nodes at which an op wants its output's parameters, and a QUANTIZE in front clips nothing that it needs."""
+    from .ops import REGISTRY
+
+    for n in nodes:
+        if n.op in REGISTRY and tied(n) and n.op not in AVERAGING:
+            yield from ((n.index, p) for p in record(n).rule.data_inputs(n))
+
+
+def _is_apart(graph: Graph, plan: Layout, edge: Edge) -> bool:
+    node, kind = graph.nodes[edge[0]], plan.quantized[edge[0]].activation
+    return plan.owner_of(node.inputs[edge[1]], kind) != plan.owner_of(node.outputs[0], kind)
 
 
 def _runnable(graph: Graph, node: Node, scheme: Scheme) -> Scheme:
@@ -291,17 +332,19 @@ def _dictated(nodes: Iterable[Node], native: Mapping[int, str]) -> dict[int, tup
     return fixed
 
 
-def _groups(graph: Graph, nodes: Iterable[Node], plan: Layout) -> tuple[tuple[tuple[int, ...], ...], tuple[str, ...]]:
+def _groups(
+    graph: Graph, nodes: Iterable[Node], plan: Layout, cuts: frozenset[Edge]
+) -> tuple[tuple[tuple[int, ...], ...], tuple[str, ...]]:
     """Sets of tied tensors among the real ones that the nodes read and compute, and the type of each."""
     ties = _Ties()
     for n in nodes:
         kind = plan.quantized[n.index].activation
-        seen = [t for t in (*_read(n), *_real_outputs(graph, n)) if t not in plan.values]
-        inside = [(t, kind) for t in seen if not _is_dictated(plan, t, kind)]
-        for use in inside:
+        seen = [(p, n.inputs[p]) for p in record(n).rule.data_inputs(n)] + [(-1, t) for t in _real_outputs(graph, n)]
+        inside = [(p, (t, kind)) for p, t in seen if t not in plan.values and not _is_dictated(plan, t, kind)]
+        for _, use in inside:
             ties.add(use)
         if tied(n):
-            ties.join(inside)
+            ties.join([use for p, use in inside if (n.index, p) not in cuts])
         if lstm_quantizing.parts(n):
             ties.add((lstm_quantizing.cell(n), "int16"))
     found = ties.groups()
@@ -322,7 +365,7 @@ def _tied_constants(nodes: Iterable[Node], plan: Layout) -> dict[int, tuple[int,
     return found
 
 
-def _requantized(graph: Graph, nodes: Iterable[Node], plan: Layout) -> frozenset[tuple[int, int]]:
+def _requantized(graph: Graph, nodes: Iterable[Node], plan: Layout) -> frozenset[Edge]:
     """Inputs with dictated parameters, in the node's own type, of tied nodes whose outputs have other ones."""
     freed = [n for n in nodes if tied(n) and any(t not in plan.fixed for t in _real_outputs(graph, n))]
     own = {n.index: plan.quantized[n.index].activation for n in freed}

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .assembly import FLOAT, Assembly, compact, moved_signatures
-from .channels import Ends, held, parameters, split, whole
+from .channels import Ends, held, parameters, whole
+from .channels import split as split_channels
 from .errors import BadRecipe, Unsupported
 from .graph import Graph, Model, Node, Tensor
-from .layout import HARMLESS, Layout, Variable, for_target, layout, record
+from .layout import HARMLESS, Edge, Layout, Variable, cuttable, for_target, layout, record
 from .lstm_quantizing import parts
 from .ranges import GroupRange, dictated_ends, group_ranges
 from .recipe import Recipe, Schemes, border_of, given_ranges, schemes_of
@@ -36,6 +37,7 @@ def quantize(
     io: str | tuple[str, str] | None = None,
     target: str = "litert",
     strict: bool = False,
+    split: Iterable[Sequence[Any]] = (),
 ) -> Model:
     """The model with its primary graph quantized under a scheme; `.report` says what became of every op, tensor and range.
 
@@ -49,20 +51,24 @@ def quantize(
     float32. Names and signatures stay.
     target: what the file is for (`targets.TARGETS`); what that forbids stays float, or gets one weight scale where only channels are
     the trouble. Ops without an integer kernel stay float between DEQUANTIZE and QUANTIZE. Only the primary graph is touched.
+    split: (node, input position), as `calibrate.propose_splits` finds them: where a tensor enters an op that ties its range to others
+    (CONCATENATION, PAD, ...), it keeps its own, and a QUANTIZE takes it to the op's; `calibrate.ranges(split=...)` gives both ranges.
 
     *Raises*: BadRange (every faulty or missing range at once), Unsupported (the source is quantized already; the scheme cannot be
-    written; with `strict`, every op on real values that would stay float), BadRecipe (unknown io, unknown target).
+    written; with `strict`, every op on real values that would stay float), BadRecipe (unknown io, unknown target, a split of no tie).
     """
     border = border_of(scheme, io)
     schemes, forbidden = for_target(model, schemes_of(model, scheme), target)
     _refuse(model, schemes, border)
     if isinstance(scheme, Scheme) and is_weight_only(scheme) and not forbidden:
         return _strict(store_weights(model, scheme)) if strict else store_weights(model, scheme)
-    ranges, channels = split(model.graph, schemes.values(), {**ranges, **recipe_ranges(model, scheme)})
-    source = _source(model, schemes, forbidden)
+    ranges, channels = split_channels(model.graph, schemes.values(), {**ranges, **recipe_ranges(model, scheme)})
+    split, source = list(split), _source(model, schemes, forbidden)
+    _require_ties(model, split)
+    cuts = [(source.moved[e[0]], e[1]) for e in split if e[0] in source.moved]
     excluded = {source.moved[i]: why for i, why in forbidden.items() if i in source.moved}
     while True:
-        plan = layout(source.made, source.schemes, exclude=excluded)
+        plan = layout(source.made, source.schemes, exclude=excluded, split=cuts)
         given = group_ranges(source.made.graph, plan, ranges)
         try:
             solution = solve(source.made.graph, plan, given)
@@ -72,7 +78,7 @@ def quantize(
             dictated = {t: dictated_ends(plan, t) for t in source.made.graph.nodes[node].outputs if t in plan.fixed}
             ranges = {**dictated, **ranges}
             continue
-        made = _finish(source, _Job(plan, given, solution, _name_of(scheme), border, channels), ranges)
+        made = _finish(source, _Job(plan, given, solution, _name_of(scheme), border, channels, cuts), ranges)
         return _strict(made) if strict else made
 
 
@@ -124,6 +130,7 @@ class _Job(NamedTuple):
     scheme: str
     io: tuple[str, str]
     channels: Mapping[int, Ends]
+    split: Sequence[Edge] = ()
 
 
 def _name_of(scheme: Schemes) -> str:
@@ -148,6 +155,15 @@ def _refuse(model: Model, schemes: Mapping[int, Scheme], io: tuple[str, ...]) ->
             "the model is quantized already; quantizing needs a float source", where=model.path,
             found=f"{len(stored)} quantized tensors, the first {stored[0].name!r} ({stored[0].type})",
         )  # fmt: skip
+
+
+def _require_ties(model: Model, split: Sequence[Sequence[Any]]) -> None:
+    """*Raises*: BadRecipe for a pair that is no real input of an op with one scale for inputs and outputs, or of one that averages."""
+    known = set(cuttable(model.graph.nodes)) if split else set()
+    for i, p, *_ in split:
+        if (i, p) not in known:
+            where = _place(model.graph, i) if 0 <= i < len(model.graph.nodes) else f"op {i}"
+            raise BadRecipe(f"input {p} has no tie that can be cut", where=where, expected="an input of CONCATENATION, PAD or the like")
 
 
 def _finish(source: _Source, job: _Job, ranges: Mapping[Any, Any]) -> Model:
@@ -267,7 +283,10 @@ def _notes(model: Model, job: _Job, ranges: Mapping[Any, Any]) -> Iterator[str]:
     for text in dict.fromkeys(r.note for r in given if r.note):
         yield f"ranges {text}: " + some([_owner_name(graph, plan, ("group", i)) for i, r in enumerate(given) if r.note == text])
     for node, position in sorted(plan.requantized):
-        yield f"{_place(graph, node)}: input {position} keeps its dictated parameters and is requantized for this op"
+        own = "own range, as asked," if (node, position) in plan.cuts else "dictated parameters"
+        yield f"{_place(graph, node)}: input {position} keeps its {own} and is requantized for this op"
+    for node, position in sorted(set(job.split) - plan.cuts):
+        yield f"{_place(graph, node)}: input {position} keeps no range of its own, though asked: tied in another way, or not quantized"
     for node, reason in job.solution.unmet:
         yield f"{_place(graph, node)}: {reason}; not repaired, the builtin kernel runs"
     alike = whole(graph, plan, job.channels)

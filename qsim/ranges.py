@@ -31,8 +31,8 @@ def group_ranges(graph: Graph, plan: Layout, ranges: Mapping[Any, Any]) -> list[
     """One range per group: the hull of its members' ranges, each cut to what its op's activation lets through, and of its constants.
 
     ranges: {tensor key or index: (low, high)}, real units, or `QParams`, which are taken as they are where no other member asks for
-    more. A member without a range is fine where its op only moves values of members that have one. Ranges of tensors outside every
-    group are not used.
+    more. A member without a range is fine where its op only moves values of members that have one, and no tie of it is cut. Ranges of
+    tensors outside every group are not used.
     *Raises*: BadRange, naming all faults at once: unknown names, NaN, infinite or inverted ranges, missing tensors.
     """
     given = checked(graph, ranges)
@@ -44,7 +44,7 @@ def group_ranges(graph: Graph, plan: Layout, ranges: Mapping[Any, Any]) -> list[
             hint=_nearest(graph.key(lacking[0]), unused) or "Give each a (low, high), or calibrate the model",
         )
     exact = {graph.find(k): v for k, v in ranges.items() if isinstance(v, QParams)}
-    return [_with_exact(_hull(graph, plan, i, given), [exact[t] for t in plan.groups[i] if t in exact]) for i in range(len(plan.groups))]
+    return [_with_exact(hull(graph, plan, i, given), [exact[t] for t in plan.groups[i] if t in exact]) for i in range(len(plan.groups))]
 
 
 def _with_exact(found: GroupRange, given: list[QParams]) -> GroupRange:
@@ -90,7 +90,9 @@ def missing(graph: Graph, plan: Layout, given: Mapping[int, Any]) -> list[int]:
     found = [t for t in graph.inputs if t in plan.grouped and t not in known]
     known.update(graph.inputs)
     for node in graph.nodes:
-        moved = node.index in plan.quantized and tied(node) and all(node.inputs[p] in known for p in record(node).rule.data_inputs(node))
+        moved = (
+            node.index in plan.quantized and tied(node) and all(_is_held(plan, node, p, known) for p in record(node).rule.data_inputs(node))
+        )
         for t in node.outputs:
             if t in plan.grouped and t not in known and not moved:
                 found.append(t)
@@ -98,12 +100,18 @@ def missing(graph: Graph, plan: Layout, given: Mapping[int, Any]) -> list[int]:
     return found
 
 
+def _is_held(plan: Layout, node: Node, position: int, known: set[int]) -> bool:
+    """Whether the range of an op's group holds the values of an input."""
+    return node.inputs[position] in known and (node.index, position) not in plan.cuts
+
+
 def _nearest(name: str, unused: Iterable[str]) -> str:
     near = get_close_matches(name, list(unused), n=3)
     return f"Given but not used: {', '.join(near)}" if near else ""
 
 
-def _hull(graph: Graph, plan: Layout, index: int, given: Mapping[int, tuple[float, float]]) -> GroupRange:
+def hull(graph: Graph, plan: Layout, index: int, given: Mapping[int, tuple[float, float]]) -> GroupRange:
+    """The range of one group from those of its members, by tensor index; see `group_ranges`."""
     ends, notes = [], []
     for t in plan.groups[index]:
         if t in plan.cells:

@@ -104,7 +104,8 @@ def _sites(graph: Graph, plan: Layout) -> Iterator[_Site]:
         yield _Site(node, node.op, {OUTPUT: owner(plan, node, OUTPUT), **{p: owner(plan, node, p) for p in data}})
         for p in data:
             if (node.index, p) in plan.requantized:
-                yield _Site(node, "QUANTIZE", {0: ("fixed", node.inputs[p]), OUTPUT: owner(plan, node, p)})
+                own = plan.owner_of(node.inputs[p], plan.quantized[node.index].activation)
+                yield _Site(node, "QUANTIZE", {0: own, OUTPUT: owner(plan, node, p)})
 
 
 def _start(graph: Graph, plan: Layout, ranges: Sequence[GroupRange]) -> _State:

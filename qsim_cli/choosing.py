@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 import calibrate
-from calibrate.choosing import Table
+from calibrate.choosing import Table, choose_with_statistics
 from calibrate.data import read_arrays
+from calibrate.statistics import Statistics
 from calibrate.strategies import parse
 from qsim.errors import BadData, BadRecipe, Unsupported
 from qsim.graph import Model
@@ -45,13 +46,17 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """ranges: {tensor key: (low, high)}. words: the strategy. rows: the strategies that `auto` compared. notes: what was assumed."""
+    """ranges: {tensor key: (low, high)}. words: the strategy. rows: the strategies that `auto` compared. notes: what was assumed.
+    taken: the strategy itself; stats: what it saw; domain: the declared range of the input."""
 
     ranges: Mapping[str, tuple[float, float]]
     words: str
     samples: int
     rows: list[dict[str, Any]]
     notes: tuple[str, ...]
+    taken: Any
+    stats: Statistics
+    domain: Any
 
     def show(self) -> None:
         """Print how it was decided: the compared strategies, the chosen one marked."""
@@ -131,7 +136,7 @@ def choose_ranges(model: Model, asked: Request) -> Choice:
     with progress("observing", len(samples)) as step:
         stats = calibrate.observe(model, Batches(samples), progress=steps(step))
     ranges = calibrate.ranges(model, stats, strategy, scheme=scheme, input_range=domain)
-    return _chosen(ranges, asked.strategy, samples, [], (why,))
+    return _chosen(ranges, asked.strategy, samples, [], (why,), (strategy, stats, domain))
 
 
 def corrected(model: Model, made: Model, asked: Request, how: str) -> tuple[Model, Table]:
@@ -145,17 +150,20 @@ def corrected(model: Model, made: Model, asked: Request, how: str) -> tuple[Mode
 def _auto(model: Model, samples: Samples, asked: Request, scheme: Schemes, domain: Any, why: str) -> Choice:
     groups = group_numbers(asked.groups, asked.data, len(samples))
     with progress("comparing strategies", None) as step:
-        ranges, compared = calibrate.choose(
+        ranges, compared, stats = choose_with_statistics(
             model, Batches(samples), scheme, task=asked.task, groups=groups, input_range=domain, progress=steps(step)
         )  # fmt: skip
-    return _chosen(ranges, f"auto, {compared.chosen}", samples, compared.rows(), (why, compared.words, *compared.notes))
+    words, seen = f"auto, {compared.chosen}", (compared.chosen, stats, domain)
+    return _chosen(ranges, words, samples, compared.rows(), (why, compared.words, *compared.notes), seen)
 
 
-def _chosen(ranges: Any, words: str, samples: Samples, rows: list[dict[str, Any]], notes: tuple[str, ...]) -> Choice:
+def _chosen(
+    ranges: Any, words: str, samples: Samples, rows: list[dict[str, Any]], notes: tuple[str, ...], seen: tuple[Any, Statistics, Any]
+) -> Choice:
     """The choice, with what the calibration itself noted told as well."""
     for note in (*notes[1:], *ranges.notes):
         say(f"note: {note}")
-    return Choice(ranges, words, len(samples), rows, (*samples.notes, *notes, *ranges.notes))
+    return Choice(ranges, words, len(samples), rows, (*samples.notes, *notes, *ranges.notes), *seen)
 
 
 def steps(step: Any) -> Any:

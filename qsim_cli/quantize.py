@@ -43,6 +43,15 @@ Correct = Annotated[
         "auto: what held-back data speak for. Needs --data."
     ),
 ]
+Split = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--split",
+        consume_multiple=True,
+        negative="",
+        help="Tensors with a scale of their own where an op (CONCATENATION, PAD, ...) ties it to others; proposed: where it helps.",
+    ),
+]
 Side = Annotated[str | None, Parameter(help="As --io, for this side alone.")]
 
 
@@ -69,6 +78,7 @@ def command(
     input_stats: o.InputStats = None,
     default_range: o.DefaultRange = None,
     correct: Correct = "no",
+    split: Split = (),
     input_scale: o.InputScale = None,
     input_offset: o.InputOffset = None,
     groups: o.Groups = None,
@@ -88,6 +98,8 @@ def command(
 
     if data is not None and ranges is not None:
         raise BadRecipe("give --data or --ranges", found="both")
+    if "proposed" in split and data is None:
+        raise BadRecipe("--split proposed needs the statistics of --data", found="no --data", hint="Name the tensors")
     if correct != "no" and data is None:
         raise BadRecipe("--correct measures on --data", found="no --data")
     may_write(output, [p for p in (model, data, ranges, recipe) if p is not None], force)
@@ -95,6 +107,7 @@ def command(
     from .choosing import Request, choose_ranges, corrected, needs_ranges, require_kernels, scheme_of
     from .computing import choose_device
     from .preparing import border_of, input_domain, prepared, settled
+    from .splitting import accepted, proposals, rows, with_splits
     from .values import Affine
 
     choose_device(device)
@@ -103,19 +116,24 @@ def command(
     border = border_of(wanted, io, input_type, output_type)
     loaded, own, told_first = prepared(model, fold)
     asked = found = None
+    proposed: tuple[Any, ...] = ()
+    cuts: tuple[tuple[int, int], ...] = ()
     if needs_ranges(loaded, wanted):
         if data is None and ranges is None and default_range is None and not own:
             raise BadRecipe("give --data or --ranges", found="neither", hint="Or --default-range for every tensor")
         domain = input_domain(input_range, input_stats, border, wanted)
         asked = None if data is None else Request(data, strategy, wanted, Affine(input_scale, input_offset), domain, task, groups)
         found = choose_ranges(loaded, asked) if asked else None
+        proposed = proposals(loaded, found, wanted)
+        cuts = accepted(loaded, wanted, split, proposed)
+        found = None if found is None else with_splits(loaded, found, wanted, cuts)
         given = found.ranges if found else _read(ranges, loaded)
         given, more = settled(loaded, given, own, wanted, default_range)
     else:
-        given, more = {}, ["no ranges are needed: activations stay float32"] if data or ranges else []
+        given, more = {}, ["no ranges are needed: activations stay float32"] if data or ranges or split else []
     for note in (*told_first, *more):
         say(f"note: {note}")
-    made = quantize(loaded, given, wanted, io=border, target=target, strict=strict)
+    made = quantize(loaded, given, wanted, io=border, target=target, strict=strict, split=cuts)
     if correct != "no" and asked is not None:
         made, how = corrected(loaded, made, asked, correct)
         say(f"note: {how}")
@@ -123,7 +141,7 @@ def command(
     told = _tried(made, asked)
     for line in told:
         warn(line)
-    _report(made, output, found, told, json)
+    _report(made, output, found, told, rows(proposed, cuts), json)
     return 0
 
 
@@ -149,21 +167,25 @@ def _tried(made: Model, asked: Request | None) -> list[str]:
     return watch.warnings()
 
 
-def _report(made: Model, output: Path, found: Choice | None, told: list[str], json: bool) -> None:
-    """What was done: the compared strategies, changed ranges, guarded channels, and the ops that stay float (tensors: `qsim inspect`)."""
+def _report(made: Model, output: Path, found: Choice | None, told: list[str], splits: list[dict[str, Any]], json: bool) -> None:
+    """What was done: the compared strategies, proposed splits, changed ranges, guarded channels, and the ops that stay float (tensors:
+    `qsim inspect`)."""
     from dataclasses import asdict
 
     from qsim.layout import HARMLESS
     from qsim.report import AS_IT_WAS
+
+    from .splitting import show
 
     report = made.report
     size, choice = output.stat().st_size, {} if found is None else found.facts()
     sections = {title: [asdict(row) for row in rows] for title, rows in report.sections().items()}
     if json:
         facts = {"output": str(output), "bytes": size, "scheme": report.scheme, "io": report.io}
-        return emit({**facts, **choice, **sections, "notes": list(report.notes), "warnings": told})
+        return emit({**facts, **choice, "splits": splits, **sections, "notes": list(report.notes), "warnings": told})
     if found:
         found.show()
+    show(splits)
     for title, rows in sections.items():
         if rows and title not in ("ops", "tensors"):
             table(title, list(rows[0]), (cells(row) for row in rows))

@@ -39,6 +39,7 @@ CALIBRATE = {
     "correct_bias",
     "round_weights",
     "improve",
+    "propose_splits",
 }
 HEAVY = ("numpy", "jax", "jaxlib", "scipy", "optax", "tflite", "flatbuffers", "altair", "PIL", "ai_edge_litert")
 

@@ -15,7 +15,7 @@ import qsim
 from qsim import recipe as recipes
 from qsim.check import check
 from qsim.graph import Model
-from qsim.layout import layout
+from qsim.layout import layout, tied_edges
 from qsim.op import FLAVOURS
 from qsim.quantizer import IO_TYPES, quantize
 from qsim.recipe import Given, Recipe, Rule, load_recipe, parse_recipe
@@ -265,10 +265,12 @@ def random_case(seed: int, float_ops: bool = True) -> tuple[Model, Model]:
     rng = np.random.default_rng([7, seed])
     model = random_net(rng, int(rng.integers(2, 12)), float_ops)
     schemes = random_recipe(model, rng)
-    ranges = {model.graph.key(t): random_range(rng) for group in layout(model, schemes).groups for t in group}
+    plan = layout(model, schemes)
+    ranges = {model.graph.key(t): random_range(rng) for group in plan.groups for t in group}
     io = tuple(str(rng.choice(IO_TYPES)) for _ in range(2))
+    split = [e for e in tied_edges(model.graph, plan) if rng.random() < 0.5]
     try:
-        return model, quantize(model, ranges, schemes, io=io)
+        return model, quantize(model, ranges, schemes, io=io, split=split)
     except qsim.Unsupported as reason:
         assert "no op can store its weights" in str(reason)
         return model, model
