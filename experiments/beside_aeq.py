@@ -102,7 +102,8 @@ def judged(name: str, model) -> dict:
             f"auc_{k}": auc(scores(m, mode, "xnnpack", x), y)
             for k, m, mode in (("float", net(task.net), "float"), ("quantized", model, "integer"))
         }
-    bench = Bench(net(task.net), None)
+    real_net = net(task.net)
+    bench, x = Bench(real_net, None), x.reshape(-1, *real_net.graph.tensors[real_net.graph.inputs[0]].shape)
     real, stored = (outputs[0].reshape(len(x), -1) for outputs in (bench.reference([x]), bench.outputs(model, [x])))
     return judge(real, stored, y.reshape(-1) + (real.shape[1] == 1001))
 
