@@ -38,13 +38,13 @@ def correct_bias(
     x: the input of the op in the float model; x_q: the real values of its input codes in the quantized model as it is corrected so
     far, in exact integer mode; W_q: the real values of the stored weights. A linear op's mean over samples is the op of the mean input,
     so the means over at most `samples` samples are all that is kept. Ops go in order, one pass of the quantized model each. Only biases
-    of CONV_2D, DEPTHWISE_CONV_2D and FULLY_CONNECTED with integer activations change, by a new value; their scales stay.
+    that CONV_2D, DEPTHWISE_CONV_2D and FULLY_CONNECTED with integer activations have change, by a new value; their scales stay.
 
     source: the float model that `made` was quantized from. *Raises*: BadData as `feeding.feed`; Unsupported where `made` has no report
     of a quantization of `source`. *Restates*: Nagel et al. 2019, section 4.2, and appendix D (empirical bias correction), measured
     before the activation.
     """
-    pairs = list(stored_pairs(source, made))
+    pairs = [p for p in stored_pairs(source, made) if _has_bias(p.made)]
     arrays = some_samples(source, batches, samples)
     means = _means(Function(source, "float", flavour, [p.float_input for p in pairs]), arrays, source.graph, [p.float_input for p in pairs])
     function = Function(made, "integer", flavour, list(dict.fromkeys(p.stored_input for p in pairs)))
@@ -84,6 +84,11 @@ def stored_pairs(source: Model, made: Model) -> Iterator[Pair]:
 
 def _stays_real(made: Model, node: Node) -> bool:
     return made.report.ops[node.index].stored.startswith("float32")
+
+
+def _has_bias(node: Node) -> bool:
+    p = record(node).rule.bias
+    return p is not None and p < len(node.inputs) and node.inputs[p] >= 0
 
 
 def _has_codes(graph: Graph, node: Node) -> bool:

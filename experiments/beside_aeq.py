@@ -32,12 +32,13 @@ TASKS = ("resnet8", "vww96", "mobilenet_v1", "mobilenet_v2", "ad01")
 
 
 def quantize_elsewhere(folder: pathlib.Path, schemes: list[str]) -> None:
-    """NAME.tflite and NAME.npy in, NAME.SCHEME.tflite out, or NAME.SCHEME.txt with the error."""
+    """NAME.tflite and NAME.npz (x0, x1, ..., a sample a row) in, NAME.SCHEME.tflite out, or NAME.SCHEME.txt with the error."""
     import numpy as np
     from ai_edge_quantizer import quantizer, recipe
 
     for source in sorted(folder.glob("*.tflite")):
-        samples = [{"x": x[None]} for x in np.load(source.with_suffix(".npy"))]
+        with np.load(source.with_suffix(".npz")) as data:
+            samples = [dict(zip(data.files, row, strict=True)) for row in zip(*(data[k] for k in data.files), strict=True)]
         for scheme in schemes:
             tool = quantizer.Quantizer(str(source))
             tool.load_quantization_recipe(getattr(recipe, RECIPES[scheme])())
@@ -51,21 +52,33 @@ def quantize_elsewhere(folder: pathlib.Path, schemes: list[str]) -> None:
 # In ours.
 
 
-def prepare(folder: pathlib.Path, name: str) -> None:
-    """The float net with a signature, and its calibration samples."""
+def prepare(folder: pathlib.Path, name: str, model, arrays) -> None:
+    """The float net with a signature, and its calibration samples; arrays: (N, *shape) of each model input."""
     import numpy as np
-    import sets
-    from realdata import net
 
     import qsim
 
+    names = {
+        side: {f"{side[0]}{i}": t for i, t in enumerate(ends)} for side, ends in (("xs", model.graph.inputs), ("ys", model.graph.outputs))
+    }
+    signature = {"key": "serving_default", "graph": 0, "inputs": names["xs"], "outputs": names["ys"]}
+    qsim.save(model.but(signatures=(signature,)), folder / f"{name}.tflite")
+    np.savez(folder / f"{name}.npz", **dict(zip(names["xs"], arrays, strict=True)))
+
+
+def elsewhere(tools: str, folder: pathlib.Path, schemes) -> None:
+    """`quantize_elsewhere` in the other environment."""
+    subprocess.run([tools, __file__, "--elsewhere", str(folder), "--scheme", *schemes], check=True, stdout=subprocess.DEVNULL)
+
+
+def task_of(name: str):
+    """(float net, its calibration samples in the shape of its input)."""
+    import sets
+    from realdata import net
+
     task = sets.TASKS[name]
     model = net(task.net)
-    (given,), (made,) = model.graph.inputs, model.graph.outputs
-    signature = {"key": "serving_default", "graph": 0, "inputs": {"x": given}, "outputs": {"y": made}}
-    qsim.save(model.but(signatures=(signature,)), folder / f"{name}.tflite")
-    x = sets.load(task.calibration)[0]
-    np.save(folder / f"{name}.npy", x.reshape(-1, *model.graph.tensors[given].shape[1:]))
+    return model, sets.load(task.calibration)[0].reshape(-1, *model.graph.tensors[model.graph.inputs[0]].shape)
 
 
 def own(name: str, scheme: str):
@@ -135,9 +148,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = pathlib.Path(place)
         for name in asked.task:
-            prepare(folder, name)
-        command = [asked.tools, __file__, "--elsewhere", place, "--scheme", *asked.scheme]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            model, x = task_of(name)
+            prepare(folder, name, model, [x])
+        elsewhere(asked.tools, folder, asked.scheme)
         for name in asked.task:
             for scheme in asked.scheme:
                 for tool, found in (

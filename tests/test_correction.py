@@ -56,6 +56,17 @@ def test_float_ops_have_no_integer_bias_to_correct():
     assert rows == () and all(t.type != "int32" or t.qparams is None for t in made.graph.tensors)
 
 
+def test_an_op_without_a_bias_keeps_none():
+    rng, net = np.random.default_rng(0), Net()
+    x = net.dense(net.input(1, 8), rng.normal(size=(8, 8)).astype(np.float32))
+    model = net.model(net.dense(x, rng.normal(size=(4, 8)).astype(np.float32), np.ones(4, np.float32)))
+    data = rng.uniform(0, 1, (40, 1, 8)).astype(np.float32)
+    made = quantized(model, INT8W4, data)
+    fixed, rows = calibrate.correct_bias(model, made, [data])
+    assert len(rows) == 1 and len(fixed.graph.tensors) == len(made.graph.tensors)
+    assert len(calibrate.round_weights(model, made, [data])[1]) == 2
+
+
 def test_another_source_is_refused():
     model = small.float_net()
     with pytest.raises(qsim.Unsupported, match="not quantized from this source"):
