@@ -130,7 +130,7 @@ def pair(op: str, kind: str, function: Callable, zero: int, scales: Callable[[fl
         a[2], b[2] = low, high
         exact = function((a.astype(np.float64) - zero) * sa, (b.astype(np.float64) - zero) * sb) / sy + zero
         parts = [tensor((1, 8), kind, s, zero) for s in (sa, sb)]
-        options = NONE if op == "MUL" else {**NONE, "pot_scale_int16": False}
+        options = {"MUL": NONE, "SQUARED_DIFFERENCE": {}}.get(op, {**NONE, "pot_scale_int16": False})
         return Trial(one_op(op, parts, tensor((1, 8), kind, sy, zero), options, kind), (a[:, None], b[:, None]), exact)
 
     return make
@@ -209,6 +209,11 @@ def rows() -> Iterator[tuple[str, Make]]:
             same = {"ADD": np.add, "SUB": np.subtract}
             yield from ((f"{op} {kind} zero {zero}, s_a = s_b", pair(op, kind, f, zero, lambda r: (r, r, 1.0))) for op, f in same.items())
             yield f"MUL {kind} zero {zero}", pair("MUL", kind, np.multiply, zero, lambda r: (1.0, r, 1.0))
+        if kind == "int8":
+            yield (
+                "SQUARED_DIFFERENCE int8, s_a = s_b = 1",
+                pair("SQUARED_DIFFERENCE", kind, lambda a, b: (a - b) ** 2, 0, lambda r: (1.0, 1.0, 1 / r)),
+            )
         yield f"MEAN {kind}", mean(kind)
         yield f"CONCATENATION {kind}, one input", joined(kind)
         yield from ((f"{op} {kind}", window(op, kind)) for op in ("AVERAGE_POOL_2D", "MAX_POOL_2D"))

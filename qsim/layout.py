@@ -23,6 +23,7 @@ TARGETS = ("xnnpack", "reference")  # an op is quantized only where both have a 
 LEFT = "its recipe leaves its activations float32"
 CONSTANT = "its result does not depend on data"
 NOT_REAL = "it carries no real values, or converts them"
+UNUSED = "its integer kernel is not used: it stops or errs at some codes, or is not for quantized reals"
 NO_WEIGHTS = "it has no weights"
 NO_CONSTANTS = "it has no float32 constants to speak of"
 HARMLESS = ("", LEFT, CONSTANT, NOT_REAL, NO_WEIGHTS, NO_CONSTANTS)  # reasons to stay float that cost nothing, or were asked for
@@ -232,13 +233,21 @@ def why_float(graph: Graph, node: Node, values: Mapping[int, np.ndarray], scheme
     if op is None:
         return f"{node.op} is not known"
     if op.rule.keep_float:
-        return NOT_REAL
+        return _why_kept(graph, node, op, scheme)
     own = lstm_quantizing.why_not(graph, node, values, scheme) if lstm_quantizing.parts(node) else _bad_activation(node)
     for why in (_not_real(graph, node, op.rule), _bad_constants(graph, node, op.rule, values), own):
         if why:
             return why
     lacking = [] if scheme.is_simulated else _lacking(graph, node, op, scheme)
     return f"no {scheme.activation} kernel in {' and '.join(lacking)}" if lacking else None
+
+
+def _why_kept(graph: Graph, node: Node, op: Op, scheme: Scheme) -> str:
+    """Of an op that is never quantized."""
+    data = [graph.tensors[node.inputs[p]].type for p in op.rule.data_inputs(node)]
+    if "float32" not in data or "float32" not in [graph.tensors[t].type for t in node.outputs]:
+        return NOT_REAL
+    return f"no {scheme.activation} kernel" if scheme.is_simulated or _lacking(graph, node, op, scheme) else UNUSED
 
 
 def _not_real(graph: Graph, node: Node, rule: Rule) -> str | None:

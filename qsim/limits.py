@@ -7,6 +7,7 @@ Measured on ai-edge-litert 2.3.0, x86-64, one op at a time with scales in powers
   sends the op to the builtin kernel. A wrong bias scale is not noticed.
 * ADD, SUB: s_y = max(s_a, s_b) / 2^19 aborts the process in every resolver; s_in / s_y outside [2^-10, 2^8) sends the op from XNNPACK
   to the builtin kernel, whose 16-bit sums wrap where 255 (s_a + s_b) / s_y reaches 2^16.
+* SQUARED_DIFFERENCE: (2 max(s_a, s_b))^2 / s_y >= 2^14 aborts the process in every resolver.
 * MUL: s_a s_b / s_y outside [2^-16, 2^8) goes to the builtin kernel, which gives wrong results where the product passes 2^15 - |z_y|
   (uint8 from 0.499 on); 16 bits: from 1 on.
 * SOFTMAX, LOG_SOFTMAX: beta s_x <= 2^-26 aborts the reference kernel.
@@ -72,6 +73,11 @@ def _sums(s: Operands) -> Iterator[Need]:
         yield Need(p, y / 2.0**10, "input scale / output scale must be at least 2^-10 for XNNPACK", must=False)
 
 
+def _squared_difference(s: Operands) -> Iterator[Need]:
+    twice = 2 * max(s.scale[0], s.scale[1])
+    yield Need(OUTPUT, twice * twice / 2.0**13.99, "(2 x the larger input scale)^2 / output scale must stay below 2^14, or LiteRT aborts")
+
+
 def _multiplication(s: Operands) -> Iterator[Need]:
     a, b, y = s.scale[0], s.scale[1], s.scale[OUTPUT]
     yield Need(
@@ -121,6 +127,7 @@ _LIMITS: Mapping[str, Callable[[Operands], Iterator[Need]]] = {
     "FULLY_CONNECTED": _products,
     "ADD": _sums,
     "SUB": _sums,
+    "SQUARED_DIFFERENCE": _squared_difference,
     "MUL": _multiplication,
     "QUANTIZE": _requantization,
     "SOFTMAX": _softmax,

@@ -120,14 +120,15 @@ def _step(net: Net, rng: np.random.Generator, alive: list[int], float_ops: bool)
     if kind == "depthwise":
         return net.depthwise(x, _weights(rng, (1, 3, 3, c)), _bias(rng, c), act)
     if kind == "two":
-        return net.two(str(rng.choice(["ADD", "SUB", "MUL"])), x, y, act)
+        op = str(rng.choice(["ADD", "SUB", "MUL", "SQUARED_DIFFERENCE"]))
+        return net.op(op, [x, y], net.shape(x)) if op == "SQUARED_DIFFERENCE" else net.two(op, x, y, act)
     if kind == "constant":
         values = _weights(rng, (c,) if rng.random() < 0.7 else ())
         return net.two(str(rng.choice(["ADD", "SUB", "MUL"])), x, net.constant(values), act)
     if kind == "pool" and h > 1:
         return net.pool(str(rng.choice(["MAX_POOL_2D", "AVERAGE_POOL_2D"])), x, act)
     if kind == "one":
-        op = str(rng.choice(["RELU", "RELU6", "LOGISTIC", "TANH", "SOFTMAX"]))
+        op = str(rng.choice(["RELU", "RELU6", "LOGISTIC", "TANH", "SOFTMAX", "HARD_SWISH"]))
         return net.one(op, x, **({"beta": 1.0} if op == "SOFTMAX" else {}))
     if kind == "concat" and c < 12:
         return net.concat([x, y] if rng.random() < 0.8 else [x, net.constant(_weights(rng, (n, h, w, 2)))])

@@ -16,6 +16,7 @@ EDGES = [  # what, flavour, exponent of the ratio inside and outside, what happe
     ("TRANSPOSE_CONV int16 x int8, bias 2^47", "xnnpack", -17, -16, "x"),
     ("ADD int16 zero 0, s_a = s_b", "xnnpack", 13, 14, "A"),
     ("SUB int16 zero 0, s_a = s_b", "reference", 13, 15, "x"),
+    ("SQUARED_DIFFERENCE int8, s_a = s_b = 1", "reference", 11, 12, "A"),
     ("MUL int16 zero 0", "xnnpack", -1, 0, "x"),
     ("MUL uint8 zero 255", "builtin", -2, -1, "x"),
     ("MEAN int16", "reference", 15, 16, "x"),

@@ -190,7 +190,7 @@ OPS = (
     Op(
         "SQUARED_DIFFERENCE",
         _real(lambda a, b: (a - b) * (a - b)),
-        Rule(data=(0, 1), keep_float=True),
+        Rule(data=(0, 1)),
         (Kernel(("int8", "int8"), ("int8",), FLAVOURS, _plan_squared, _run_squared),),
         _PLAIN,
         host=True,

@@ -135,7 +135,7 @@ OPS = (
     Op(
         "HARD_SWISH",
         _real_hard_swish,
-        Rule(versions={"float32": 1, "int8": 1}, keep_float=True),
+        Rule(versions={"float32": 1, "int8": 1}),
         each(("int8", "uint8"), _T, _T, _plan_codes(_hard_swish, "16-bit fixed point, as a table"), _run_table),
         UNARY,
     ),
