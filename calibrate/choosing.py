@@ -27,6 +27,7 @@ from .strategies import candidates
 WIDE = "minmax:headroom=1.1"
 FEWEST = 32  # samples below which nothing is held back
 PART = 5  # one in so many samples is held back
+MEASURES = {"kl": "output KL", "sqnr": "output SQNR"}
 TASKS = ("classification", "regression")
 
 
@@ -67,6 +68,8 @@ class Table:
         ]
 
     def __str__(self) -> str:
+        if not self.measure:
+            return self.words
         lines = [self.words]
         for row in self.rows():
             told = next((f"{k} {v:.5g}" for k, v in row.items() if k in ("kl", "sqnr_db")), "")
@@ -321,7 +324,7 @@ def _table(
         d = row - losses[chosen]
         error = evaluation.standard_error(d, groups)
         rows.append(Row(name, float(row.mean()), float(d.mean()), error, k == chosen))
-    what = {"kl": "output KL", "sqnr": "output SQNR"}[measure]
+    what = MEASURES[measure]
     kept, held = counts
     words = f"{names[chosen]}: clips least of those within a standard error of the best {what} ({held} of {kept + held} samples held back)"
     return Table(measure, tuple(rows), *counts, words, tuple(notes))

@@ -10,8 +10,8 @@ import numpy as np
 from qsim.errors import BadRecipe
 from qsim.graph import Model
 
-from .choosing import FEWEST, Repeatable, Row, Table, decide, group_ids, held_back
-from .correction import correct_bias
+from .choosing import FEWEST, MEASURES, Repeatable, Row, Table, decide, group_ids, held_back
+from .correction import correct_bias, require_finite, some_samples, stored_pairs
 from .evaluation import standard_error
 from .statistics import sample_hash
 from .trials import Bench
@@ -41,9 +41,11 @@ def correct(
     """
     if how not in (*HOW, "auto"):
         raise BadRecipe("unknown correction", found=how, expected=", ".join((*HOW, "auto")))
-    parts = _parts(source, batches, groups) if how == "auto" else None
-    if parts is None:
-        return corrected(source, made, batches, how, samples, progress), _settled(how)
+    if how == "no" or not list(stored_pairs(source, made)):
+        return made, _settled("no", "corrections: no, as asked" if how == "no" else "corrections: no op has integer weights and data")
+    if how != "auto":
+        return corrected(source, made, [some_samples(source, batches, samples)], how, samples, progress), _settled(how)
+    parts = _parts(source, batches, groups)
     if not len(parts.held[0]):
         return made, _settled("no", "corrections: too few samples to hold some back and compare")
     fit = tuple(x[:samples] for x in parts.rest)
@@ -76,6 +78,7 @@ def _parts(model: Model, batches: Any, groups: Sequence[Any] | None) -> _Parts:
     ids = group_ids(groups, len(hashes))
     held = held_back(hashes, ids) if len(hashes) >= FEWEST else np.zeros(len(hashes), bool)
     arrays = tuple(np.concatenate(column) for column in zip(*(b.arrays for b in source.fed()), strict=True))
+    require_finite(arrays)
     return _Parts(tuple(x[~held] for x in arrays), tuple(x[held] for x in arrays), None if ids is None else ids[held])
 
 
@@ -90,5 +93,7 @@ def _table(measure: str, losses: np.ndarray, chosen: int, parts: _Parts) -> Tabl
         for k, (name, row, d) in enumerate(zip(HOW, losses, difference, strict=True))
     ]
     counts = len(parts.rest[0]), len(parts.held[0])
-    words = f"corrections: {HOW[chosen]}, the least within a standard error of the best output {measure} on {counts[1]} held-back samples"
+    words = (
+        f"corrections: {HOW[chosen]}, the least within a standard error of the best {MEASURES[measure]} on {counts[1]} held-back samples"
+    )
     return Table(measure, tuple(rows), *counts, words)

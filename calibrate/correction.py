@@ -13,7 +13,7 @@ from qsim.graph import Graph, Model, Node, Tensor
 from qsim.layout import known_values, record
 from qsim.report import AS_IT_WAS
 from qsim.snap import dequantize
-from qsim.weights import BIAS_LIMIT
+from qsim.weights import BIAS_LIMIT, LESS_ROOM
 
 from .feeding import feed
 
@@ -38,13 +38,14 @@ def correct_bias(
     x: the input of the op in the float model; x_q: the real values of its input codes in the quantized model as it is corrected so
     far, in exact integer mode; W_q: the real values of the stored weights. A linear op's mean over samples is the op of the mean input,
     so the means over at most `samples` samples are all that is kept. Ops go in order, one pass of the quantized model each. Only biases
-    that CONV_2D, DEPTHWISE_CONV_2D and FULLY_CONNECTED with integer activations have change, by a new value; their scales stay.
+    of CONV_2D, DEPTHWISE_CONV_2D and FULLY_CONNECTED with integer activations change, by a new value, where no other op reads them; their
+    scales stay.
 
     source: the float model that `made` was quantized from. *Raises*: BadData as `feeding.feed`; Unsupported where `made` has no report
     of a quantization of `source`. *Restates*: Nagel et al. 2019, section 4.2, and appendix D (empirical bias correction), measured
     before the activation.
     """
-    pairs = [p for p in stored_pairs(source, made) if _has_bias(p.made)]
+    pairs = [p for p in stored_pairs(source, made) if _has_bias(made.graph, p.made)]
     arrays = some_samples(source, batches, samples)
     means = _means(Function(source, "float", flavour, [p.float_input for p in pairs]), arrays, source.graph, [p.float_input for p in pairs])
     function = Function(made, "integer", flavour, list(dict.fromkeys(p.stored_input for p in pairs)))
@@ -86,9 +87,10 @@ def _stays_real(made: Model, node: Node) -> bool:
     return made.report.ops[node.index].stored.startswith("float32")
 
 
-def _has_bias(node: Node) -> bool:
+def _has_bias(graph: Graph, node: Node) -> bool:
+    """Whether it has a bias that no other op reads."""
     p = record(node).rule.bias
-    return p is not None and p < len(node.inputs) and node.inputs[p] >= 0
+    return p is not None and p < len(node.inputs) and node.inputs[p] >= 0 and len(graph.consumers[node.inputs[p]]) == 1
 
 
 def _has_codes(graph: Graph, node: Node) -> bool:
@@ -96,15 +98,23 @@ def _has_codes(graph: Graph, node: Node) -> bool:
 
 
 def some_samples(model: Model, batches: Any, count: int) -> tuple[np.ndarray, ...]:
-    """The first samples of the data, one array per model input."""
+    """The first samples of the data, one array per model input. *Raises*: BadData for NaN or infinity, or a count below 1."""
+    if count < 1:
+        raise BadData("at least one sample is needed", found=count)
     parts: list[Sequence[np.ndarray]] = []
     for batch in feed(model, batches):
         parts.append(batch.arrays)
         if sum(len(p[0]) for p in parts) >= count:
             break
-    if not all(np.isfinite(x).all() for p in parts for x in p if x.dtype.kind == "f"):
+    arrays = tuple(np.concatenate(column)[:count] for column in zip(*parts, strict=True))
+    require_finite(arrays)
+    return arrays
+
+
+def require_finite(arrays: Sequence[np.ndarray]) -> None:
+    """*Raises*: BadData."""
+    if not all(np.isfinite(x).all() for x in arrays if x.dtype.kind == "f"):
         raise BadData("the data hold NaN or infinity", hint="Leave such samples out")
-    return tuple(np.concatenate(column)[:count] for column in zip(*parts, strict=True))
 
 
 def _means(function: Function, arrays: tuple[np.ndarray, ...], graph: Graph, tensors: Sequence[int]) -> list[np.ndarray]:
@@ -131,7 +141,8 @@ def _corrected(source: Model, made: Model, pair: Pair, mean: np.ndarray, stored:
     wanted = _channels(pair.source, mean, values[pair.source.inputs[rule.weights or 0]])
     got = _channels(pair.source, stored, dequantize(w.data, w.qparams))
     scale = np.asarray(b.qparams.scale, np.float64)
-    codes = np.clip(np.rint((np.asarray(bias, np.float64) + wanted - got) / scale), -BIAS_LIMIT, BIAS_LIMIT).astype(b.data.dtype)
+    limit = BIAS_LIMIT * LESS_ROOM.get((b.type, w.type), 1)
+    codes = np.clip(np.rint((np.asarray(bias, np.float64) + wanted - got) / scale), -limit, limit).astype(b.data.dtype)
     moved = np.abs(codes.astype(np.float64) - b.data)
     new = b.but(data=codes, buffer=0)
     graph = made.graph.but(tensors=tuple(new if t.index == b.index else t for t in made.graph.tensors))

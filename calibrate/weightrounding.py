@@ -89,16 +89,19 @@ def _weights(node: Node, rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray
 def _covariances(source: Model, pairs: list[Pair], arrays: tuple[np.ndarray, ...], values: Any) -> Iterator[np.ndarray]:
     """(G, K, K) float64 of each op: the covariance of the K inputs of an output, for each group of input channels."""
     rng = np.random.default_rng(SEED)
-    sums: list[list[Any]] = [[0, 0.0, 0.0] for _ in pairs]
+    sums: list[list[Any]] = [[0, 0.0, 0.0, None] for _ in pairs]
     function = Function(source, "float", "xnnpack", list(dict.fromkeys(p.float_input for p in pairs)))
     for start in range(0, len(arrays[0]), AT_ONCE):
         _, taps = function.batch(*(x[start : start + AT_ONCE] for x in arrays))
         for total, pair in zip(sums, pairs, strict=True):
             x = _inputs(pair.source, np.asarray(taps[pair.float_input]), values[pair.source.inputs[1]].shape, rng)
+            if total[3] is None:
+                total[3] = x.mean(1, keepdims=True)  # taken off, so that float32 products tell a small variance from a large mean
+            x = x - total[3]
             total[0] += x.shape[1]
             total[1] = total[1] + x.sum(1, dtype=np.float64)
             total[2] = total[2] + (x.transpose(0, 2, 1) @ x).astype(np.float64)
-    for count, total, products in sums:
+    for count, total, products, _ in sums:
         mean = total / count
         yield products / count - mean[:, :, None] * mean[:, None, :]
 

@@ -138,7 +138,9 @@ class Assembly:
             node = self._recurrent(node, inputs)
         outputs = tuple(self._result(t) for t in node.outputs)
         version = max(rule.versions.get(self._kind(node), node.version), node.version)
-        return node.but(inputs=tuple(inputs), outputs=outputs, version=version)
+        by_powers = node.op in ("ADD", "SUB") and self._kind(node) == "int16"  # another kernel runs where all scales are powers of two
+        options = node.options.but(pot_scale_int16=False) if by_powers else node.options
+        return node.but(inputs=tuple(inputs), outputs=outputs, version=version, options=options)
 
     def _data(self, node: Node, position: int) -> int:
         t = node.inputs[position]

@@ -9,12 +9,11 @@ import numpy as np
 
 from .errors import BadRange
 from .graph import Graph, QParams
-from .layout import Layout, record, tied
+from .layout import AVERAGING, Layout, record, tied
 from .ranges import activation_ends
 from .scheme import Scheme, affine
 from .types import code_range, holder
 
-AVERAGES = ("AVERAGE_POOL_2D", "RESIZE_BILINEAR")  # tied ops that compute, each channel from itself
 Ends = tuple[np.ndarray, np.ndarray]  # (low, high), float64 (C,)
 
 
@@ -71,7 +70,7 @@ def parameters(graph: Graph, plan: Layout, ends: Mapping[int, Ends]) -> dict[tup
             if not sources and t in ends:
                 made[t, kind] = _qparams(graph, t, *ends[t], kind)
             elif any(s in made for s in sources):
-                made[t, kind] = made[sources[0]] if node.op in AVERAGES else None
+                made[t, kind] = made[sources[0]] if node.op in AVERAGING else None
     return made
 
 

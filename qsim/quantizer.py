@@ -64,7 +64,7 @@ def quantize(
         return _strict(store_weights(model, scheme)) if strict else store_weights(model, scheme)
     ranges, channels = split_channels(model.graph, schemes.values(), {**ranges, **recipe_ranges(model, scheme)})
     split, source = list(split), _source(model, schemes, forbidden)
-    _require_ties(model, split)
+    _require_ties(model, split, channels)
     cuts = [(source.moved[e[0]], e[1]) for e in split if e[0] in source.moved]
     excluded = {source.moved[i]: why for i, why in forbidden.items() if i in source.moved}
     while True:
@@ -157,8 +157,11 @@ def _refuse(model: Model, schemes: Mapping[int, Scheme], io: tuple[str, ...]) ->
         )  # fmt: skip
 
 
-def _require_ties(model: Model, split: Sequence[Sequence[Any]]) -> None:
-    """*Raises*: BadRecipe for a pair that is no real input of an op with one scale for inputs and outputs, or of one that averages."""
+def _require_ties(model: Model, split: Sequence[Sequence[Any]], channels: Mapping[int, Ends]) -> None:
+    """*Raises*: BadRecipe for a pair that is no real input of an op with one scale for inputs and outputs, or of one that averages; and
+    where channels have ranges of their own."""
+    if split and channels:
+        raise BadRecipe("with a range for each channel no tie is cut", found=f"{len(split)} splits", hint="Leave split out")
     known = set(cuttable(model.graph.nodes)) if split else set()
     for i, p, *_ in split:
         if (i, p) not in known:
@@ -204,8 +207,8 @@ def _op_row(source: _Source, plan: Layout, node: Node) -> OpRow:
     if at not in plan.quantized:
         return OpRow(node.index, node.op, name, AS_IT_WAS, plan.kept_float.get(at, ""))
     scheme, asked = plan.quantized[at], source.schemes[at].weight
-    wider = record(node).rule.weights is not None and scheme.weight != asked
-    return OpRow(node.index, node.op, name, _stored(node, scheme), f"no kernel takes {asked} weights" if wider else "")
+    kept = scheme.weight if record(node).rule.weights is not None else "int8" if parts(node) else asked
+    return OpRow(node.index, node.op, name, _stored(node, scheme), f"no kernel takes {asked} weights" if kept != asked else "")
 
 
 def _stored(node: Node, scheme: Scheme) -> str:

@@ -85,7 +85,11 @@ def scheme_of(
     options = {"--per-tensor": per_tensor, "--asymmetric": asymmetric, "--smallest": smallest is not None}
     if recipe is not None:
         if any(options.values()):
-            raise BadRecipe(f"{', '.join(options)} go with --scheme", where=str(recipe), hint="Write the axes into the recipe")
+            raise BadRecipe(
+                f"{', '.join(k for k, v in options.items() if v)} goes with --scheme",
+                where=str(recipe),
+                hint="Write the axes into the recipe",
+            )
         return load_recipe(recipe)
     found = scheme_named(name)
     found = replace(found, per_channel=found.per_channel and not per_tensor, symmetric=not asymmetric)

@@ -130,10 +130,13 @@ def command(
         given = found.ranges if found else _read(ranges, loaded)
         given, more = settled(loaded, given, own, wanted, default_range)
     else:
-        given, more = {}, ["no ranges are needed: activations stay float32"] if data or ranges or split else []
+        if correct != "no" or split:
+            raise BadRecipe("activations stay float32: nothing to correct or to split", found="--correct" if correct != "no" else "--split")
+        given, more = {}, ["no ranges are needed: activations stay float32"] if data or ranges else []
     for note in (*told_first, *more):
         say(f"note: {note}")
     made = quantize(loaded, given, wanted, io=border, target=target, strict=strict, split=cuts)
+    how = None
     if correct != "no" and asked is not None:
         made, how = corrected(loaded, made, asked, correct)
         say(f"note: {how}")
@@ -141,7 +144,8 @@ def command(
     told = _tried(made, asked)
     for line in told:
         warn(line)
-    _report(made, output, found, told, rows(proposed, cuts), json)
+    more_facts = {"splits": rows(proposed, cuts), "corrections": how.rows() if how else []}
+    _report(made, output, found, told, more_facts, json)
     return 0
 
 
@@ -167,7 +171,7 @@ def _tried(made: Model, asked: Request | None) -> list[str]:
     return watch.warnings()
 
 
-def _report(made: Model, output: Path, found: Choice | None, told: list[str], splits: list[dict[str, Any]], json: bool) -> None:
+def _report(made: Model, output: Path, found: Choice | None, told: list[str], more: dict[str, list[dict[str, Any]]], json: bool) -> None:
     """What was done: the compared strategies, proposed splits, changed ranges, guarded channels, and the ops that stay float (tensors:
     `qsim inspect`)."""
     from dataclasses import asdict
@@ -182,10 +186,10 @@ def _report(made: Model, output: Path, found: Choice | None, told: list[str], sp
     sections = {title: [asdict(row) for row in rows] for title, rows in report.sections().items()}
     if json:
         facts = {"output": str(output), "bytes": size, "scheme": report.scheme, "io": report.io}
-        return emit({**facts, **choice, "splits": splits, **sections, "notes": list(report.notes), "warnings": told})
+        return emit({**facts, **choice, **more, **sections, "notes": list(report.notes), "warnings": told})
     if found:
         found.show()
-    show(splits)
+    show(more["splits"])
     for title, rows in sections.items():
         if rows and title not in ("ops", "tensors"):
             table(title, list(rows[0]), (cells(row) for row in rows))

@@ -9,7 +9,7 @@ from nets import Net
 
 import calibrate
 import qsim
-from qsim.scheme import DYNAMIC8, INT8, INT8W4, UINT8
+from qsim.scheme import DYNAMIC8, INT8, INT8W4, INT16X8, UINT8
 
 X = small.images(96).astype(np.float32) / 255
 
@@ -125,3 +125,65 @@ def test_the_noise_is_what_the_op_shows():
         noise = (x[:, 0].astype(np.float64) @ (t.data * t.qparams.scale.astype(np.float64)[:, None] - w).T).var(0).mean()
         assert np.isclose(noise, told, rtol=1e-4)
     assert row.after < row.before / 2
+
+
+def test_a_small_variance_beside_a_large_mean_and_equal_samples_are_rounded_for():
+    rng, net = np.random.default_rng(2), Net()
+    w = rng.normal(size=(4, 128)).astype(np.float32)
+    model = net.model(net.dense(net.input(1, 128), w, np.zeros(4, np.float32)))
+    spread = (1000 + 1e-3 * rng.random((48, 1, 128))).astype(np.float32)
+    for x in (spread, np.repeat(spread[:1], 48, 0), spread[:1]):
+        made = quantized_at(model, x)
+        new, (row,) = calibrate.round_weights(model, made, [x])
+        assert row.after <= row.before
+
+
+def quantized_at(model, x):
+    return qsim.quantize(model, calibrate.ranges(model, calibrate.observe(model, [x])), INT8W4)
+
+
+def test_a_bias_that_16_bits_allow_stays():
+    """A row of zeros with a bias of 1: its code is 2^31, twice what other types may have."""
+    net = Net()
+    w, b = np.eye(8, dtype=np.float32), np.ones(8, np.float32)
+    w[0] = 0
+    model = net.model(net.dense(net.input(1, 8), w, b))
+    x = np.random.default_rng(0).uniform(0, 1, (40, 1, 8)).astype(np.float32)
+    made = quantized(model, INT16X8, x)
+    fixed, _ = calibrate.correct_bias(model, made, [x])
+    before, after = (m.function("integer").batch(x)[0].reshape(40, 8)[:, 0] for m in (made, fixed))
+    assert np.allclose(before, 1, atol=1e-3) and np.allclose(after, 1, atol=1e-3)
+
+
+def test_a_bias_that_two_ops_read_stays():
+    net, rng = Net(), np.random.default_rng(0)
+    w, b = net.constant(rng.normal(size=(8, 8)).astype(np.float32)), net.constant(np.ones(8, np.float32))
+    x = net.input(1, 8)
+    options = {
+        "fused_activation_function": "NONE",
+        "keep_num_dims": False,
+        "weights_format": "DEFAULT",
+        "asymmetric_quantize_inputs": False,
+    }
+    first = net.op("FULLY_CONNECTED", [x, w, b], (1, 8), **options)
+    model = net.model(first, net.op("FULLY_CONNECTED", [x, w, b], (1, 8), **options))
+    data = rng.uniform(0, 1, (40, 1, 8)).astype(np.float32)
+    made = quantized(model, INT8W4, data)
+    shared = len({n.inputs[2] for n in made.graph.nodes if n.op == "FULLY_CONNECTED"}) == 1
+    assert len(calibrate.correct_bias(model, made, [data])[1]) == (0 if shared else 2)
+
+
+def test_bad_data_and_nothing_to_correct_are_told():
+    model = small.float_net()
+    made = quantized(model, INT8W4)
+    same, table = calibrate.correct(model, qsim.quantize(model, {}, DYNAMIC8), [X], "weights")
+    assert table.chosen == "no" and "no op has integer weights" in str(table) and same.report.scheme == "dynamic8"
+    holes = X.copy()
+    holes[-1] = np.nan
+    for how in ("auto", "bias", "weights"):
+        with pytest.raises(qsim.BadData, match="NaN"):
+            calibrate.correct(model, made, [holes], how)
+    with pytest.raises(qsim.BadData, match="at least one sample"):
+        calibrate.correct_bias(model, made, [X], samples=0)
+    once, _ = calibrate.correct(model, made, (b for b in [X]), "weights")
+    assert once is not made
