@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from qsim import recipe
 from qsim.errors import BadRecipe
@@ -11,7 +12,48 @@ from qsim.graph import Model
 from qsim.recipe import Schemes
 from qsim.scheme import Scheme
 
+if TYPE_CHECKING:
+    from calibrate.splitting import Split
+
+    from .choosing import Choice, Request
+
 Pair = tuple[float, float]
+
+
+class Ranged(NamedTuple):
+    """Ranges to quantize with, the choice that they come from (None without data), ties proposed and taken to be cut, what to tell."""
+
+    ranges: Mapping[str, Pair]
+    found: Choice | None = None
+    proposed: tuple[Split, ...] = ()
+    cuts: tuple[tuple[int, int], ...] = ()
+    told: tuple[str, ...] = ()
+
+
+def with_ranges(
+    model: Model,
+    scheme: Schemes,
+    asked: Request | None,
+    path: Path | None,
+    own: Mapping[str, Pair],
+    default: Pair | None,
+    split: Sequence[str],
+) -> Ranged:
+    """The ranges of a request to calibrate, or of a file, completed. *Raises*: BadRecipe where nothing gives any; as `settled`."""
+    import calibrate
+
+    from .choosing import choose_ranges
+    from .splitting import accepted, proposals, with_splits
+
+    if asked is None and path is None and default is None and not own:
+        raise BadRecipe("give --data or --ranges", found="neither", hint="Or --default-range for every tensor")
+    found = choose_ranges(model, asked) if asked else None
+    proposed = proposals(model, found, scheme)
+    cuts = accepted(model, scheme, split, proposed)
+    found = None if found is None else with_splits(model, found, scheme, cuts)
+    given = found.ranges if found else {} if path is None else calibrate.load_ranges(path, model)
+    ranges, told = settled(model, given, own, scheme, default)
+    return Ranged(ranges, found, proposed, cuts, tuple(told))
 
 
 def prepared(path: Path, fold: str | None) -> tuple[Model, dict[str, Pair], list[str]]:

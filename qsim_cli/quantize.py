@@ -96,18 +96,13 @@ def command(
 
     from .outputs import may_write
 
-    if data is not None and ranges is not None:
-        raise BadRecipe("give --data or --ranges", found="both")
-    if "proposed" in split and data is None:
-        raise BadRecipe("--split proposed needs the statistics of --data", found="no --data", hint="Name the tensors")
-    if correct != "no" and data is None:
-        raise BadRecipe("--correct measures on --data", found="no --data")
+    _refuse(data, ranges, split, correct)
     may_write(output, [p for p in (model, data, ranges, recipe) if p is not None], force)
 
-    from .choosing import Request, choose_ranges, corrected, needs_ranges, require_kernels, scheme_of
+    from .choosing import Request, corrected, needs_ranges, require_kernels, scheme_of
     from .computing import choose_device
-    from .preparing import border_of, input_domain, prepared, settled
-    from .splitting import accepted, proposals, rows, with_splits
+    from .preparing import Ranged, border_of, input_domain, prepared, with_ranges
+    from .splitting import rows
     from .values import Affine
 
     choose_device(device)
@@ -115,27 +110,18 @@ def command(
     require_kernels(wanted)
     border = border_of(wanted, io, input_type, output_type)
     loaded, own, told_first = prepared(model, fold)
-    asked = found = None
-    proposed: tuple[Any, ...] = ()
-    cuts: tuple[tuple[int, int], ...] = ()
+    asked = None
     if needs_ranges(loaded, wanted):
-        if data is None and ranges is None and default_range is None and not own:
-            raise BadRecipe("give --data or --ranges", found="neither", hint="Or --default-range for every tensor")
         domain = input_domain(input_range, input_stats, border, wanted)
         asked = None if data is None else Request(data, strategy, wanted, Affine(input_scale, input_offset), domain, task, groups)
-        found = choose_ranges(loaded, asked) if asked else None
-        proposed = proposals(loaded, found, wanted)
-        cuts = accepted(loaded, wanted, split, proposed)
-        found = None if found is None else with_splits(loaded, found, wanted, cuts)
-        given = found.ranges if found else _read(ranges, loaded)
-        given, more = settled(loaded, given, own, wanted, default_range)
+        using = with_ranges(loaded, wanted, asked, ranges, own, default_range, split)
+    elif correct != "no" or split:
+        raise BadRecipe("activations stay float32: nothing to correct or to split", found="--correct" if correct != "no" else "--split")
     else:
-        if correct != "no" or split:
-            raise BadRecipe("activations stay float32: nothing to correct or to split", found="--correct" if correct != "no" else "--split")
-        given, more = {}, ["no ranges are needed: activations stay float32"] if data or ranges else []
-    for note in (*told_first, *more):
+        using = Ranged({}, told=("no ranges are needed: activations stay float32",) if data or ranges else ())
+    for note in (*told_first, *using.told):
         say(f"note: {note}")
-    made = quantize(loaded, given, wanted, io=border, target=target, strict=strict, split=cuts)
+    made = quantize(loaded, using.ranges, wanted, io=border, target=target, strict=strict, split=using.cuts)
     how = None
     if correct != "no" and asked is not None:
         made, how = corrected(loaded, made, asked, correct)
@@ -144,15 +130,21 @@ def command(
     told = _tried(made, asked)
     for line in told:
         warn(line)
-    more_facts = {"splits": rows(proposed, cuts), "corrections": how.rows() if how else []}
-    _report(made, output, found, told, more_facts, json)
+    more = {"splits": rows(using.proposed, using.cuts), "corrections": how.rows() if how else []}
+    _report(made, output, using.found, told, more, json)
     return 0
 
 
-def _read(path: Path | None, model: Model) -> Any:
-    import calibrate
+def _refuse(data: Path | None, ranges: Path | None, split: tuple[str, ...], correct: str) -> None:
+    """*Raises*: BadRecipe for options that do not go together."""
+    from qsim.errors import BadRecipe
 
-    return {} if path is None else calibrate.load_ranges(path, model)
+    if data is not None and ranges is not None:
+        raise BadRecipe("give --data or --ranges", found="both")
+    if "proposed" in split and data is None:
+        raise BadRecipe("--split proposed needs the statistics of --data", found="no --data", hint="Name the tensors")
+    if correct != "no" and data is None:
+        raise BadRecipe("--correct measures on --data", found="no --data")
 
 
 def _tried(made: Model, asked: Request | None) -> list[str]:
