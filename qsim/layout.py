@@ -15,6 +15,7 @@ from .graph import Graph, Model, Node
 from .op import Op, Rule
 from .recipe import Schemes, schemes_of
 from .scheme import INT8, Scheme
+from .ties import Ties
 
 Variable = tuple  # ("group", position), ("fixed", tensor) or ("constant", node, input position): what owns one (scale, zero point)
 Use = tuple[int, str]  # (tensor, element type in which quantized ops see it)
@@ -297,7 +298,7 @@ def target_types(graph: Graph, node: Node, rule: Rule, scheme: Scheme) -> tuple[
 def _lonely(graph: Graph, kept: Mapping[int, str], values: Mapping[int, np.ndarray]) -> dict[int, str]:
     """Data movement with float ops on its borders and no quantized op that computes: quantizing it would only lose precision."""
     moving = [n for n in graph.nodes if n.index not in kept and tied(n)]
-    ties = _Ties()
+    ties = Ties()
     for n in moving:
         held = [t for t in (*n.outputs, *_read(n)) if t not in values]
         for t in held:
@@ -345,7 +346,7 @@ def _groups(
     graph: Graph, nodes: Iterable[Node], plan: Layout, cuts: frozenset[Edge]
 ) -> tuple[tuple[tuple[int, ...], ...], tuple[str, ...]]:
     """Sets of tied tensors among the real ones that the nodes read and compute, and the type of each."""
-    ties = _Ties()
+    ties = Ties()
     for n in nodes:
         kind = plan.quantized[n.index].activation
         seen = [(p, n.inputs[p]) for p in record(n).rule.data_inputs(n)] + [(-1, t) for t in _real_outputs(graph, n)]
@@ -387,29 +388,3 @@ def _read(node: Node) -> list[int]:
 
 def _real_outputs(graph: Graph, node: Node) -> list[int]:
     return [t for t in node.outputs if graph.tensors[t].type == "float32"]
-
-
-class _Ties:
-    """Union-find over tensors or uses; groups come out in the order in which their first member was added."""
-
-    def __init__(self) -> None:
-        self.parent: dict[Any, Any] = {}
-
-    def add(self, t: Any) -> None:
-        self.parent.setdefault(t, t)
-
-    def root(self, t: Any) -> Any:
-        while self.parent[t] != t:
-            self.parent[t] = t = self.parent[self.parent[t]]
-        return t
-
-    def join(self, tensors: Iterable[Any]) -> None:
-        roots = [self.root(t) for t in tensors]
-        for r in roots[1:]:
-            self.parent[self.root(r)] = self.root(roots[0])
-
-    def groups(self) -> tuple[tuple[Any, ...], ...]:
-        found: dict[Any, list[Any]] = {}
-        for t in self.parent:
-            found.setdefault(self.root(t), []).append(t)
-        return tuple(tuple(g) for g in found.values())
