@@ -10,7 +10,7 @@ import numpy as np
 from qsim.errors import BadRecipe
 from qsim.graph import Model
 
-from .choosing import FEWEST, MEASURES, Repeatable, Row, Table, decide, group_ids, held_back
+from .choosing import FEWEST, MEASURES, Repeatable, Row, Table, group_ids, held_back
 from .correction import correct_bias, require_finite, some_samples, stored_pairs
 from .evaluation import standard_error
 from .statistics import sample_hash
@@ -34,10 +34,11 @@ def correct(
 ) -> tuple[Model, Table]:
     """A quantized model brought closer to the float model that it was quantized from, and how it was decided.
 
-    how: "bias" (`correct_bias`), "weights" (`round_weights`, then `correct_bias`), "no", or "auto": the first of no, bias and weights
-    whose mean loss on held-back samples is above the smallest by no more than the standard error of the paired difference. Then the
-    fifth of the samples that `choose` holds back (`groups` as there) judges, by `choose`'s loss for `task`, and the rest corrects (at
-    most `samples` of them). Fewer than 32 samples, or a single group: "auto" is "no". *Raises*: as those; BadRecipe for another word.
+    how: "bias" (`correct_bias`), "weights" (`round_weights`, then `correct_bias`), "no", or "auto": the one of no, bias and weights with
+    the smallest mean loss on held-back samples, the first of equals. (`choose` keeps to min/max within a standard error; a correction
+    is likelier to help than not, and few samples seldom prove it.) The fifth of the samples that `choose` holds back (`groups` as there)
+    judges, by `choose`'s loss for `task`, and the rest corrects (at most `samples` of them). Fewer than 32 samples, or a single group:
+    "auto" is "no". *Raises*: as those; BadRecipe for another word.
     """
     if how not in (*HOW, "auto"):
         raise BadRecipe("unknown correction", found=how, expected=", ".join((*HOW, "auto")))
@@ -53,7 +54,7 @@ def correct(
     bench = Bench(source, task)
     reference = bench.reference(parts.held)
     losses = np.stack([bench.losses(reference, bench.outputs(m, parts.held)) for m in found])
-    chosen = decide(losses, parts.groups)
+    chosen = int(np.argmin(losses.mean(axis=1)))
     return found[chosen], _table(bench.measure, losses, chosen, parts)
 
 
@@ -93,7 +94,5 @@ def _table(measure: str, losses: np.ndarray, chosen: int, parts: _Parts) -> Tabl
         for k, (name, row, d) in enumerate(zip(HOW, losses, difference, strict=True))
     ]
     counts = len(parts.rest[0]), len(parts.held[0])
-    words = (
-        f"corrections: {HOW[chosen]}, the least within a standard error of the best {MEASURES[measure]} on {counts[1]} held-back samples"
-    )
+    words = f"corrections: {HOW[chosen]}, the best {MEASURES[measure]} on {counts[1]} held-back samples"
     return Table(measure, tuple(rows), *counts, words)
