@@ -16,7 +16,7 @@ import calibrate
 from calibrate.choosing import Table, choose_with_statistics
 from calibrate.data import read_arrays
 from calibrate.statistics import Statistics
-from calibrate.strategies import parse
+from calibrate.strategies import TABLE, parse
 from qsim.errors import BadData, BadRecipe, Unsupported
 from qsim.graph import Model
 from qsim.layout import layout
@@ -28,7 +28,7 @@ from .screen import cells, progress, say, table
 from .values import Affine
 
 BATCH = 256  # samples read at once
-NAMES = ("auto", "minmax", "moving_average", "percentile", "mse")
+NAMES = ("auto", *TABLE)
 
 
 @dataclass(frozen=True, eq=False)

@@ -124,7 +124,7 @@ Task = Annotated[
 Strategy = Annotated[
     str,
     Parameter(
-        help="auto (compare several on held-back data), minmax, moving_average, percentile:99.9, mse, mse:p=2.4, or your module:function."
+        help="auto (compare several on held-back data), minmax, percentile:99.9, mse, ... (`qsim strategies`), or your module:function."
     ),
 ]
 SchemeName = Annotated[
