@@ -79,10 +79,16 @@ class Batches:
 
 
 def scheme_of(
-    name: str, recipe: Path | None = None, *, per_tensor: bool = False, asymmetric: bool = False, smallest: int | None = None
+    name: str,
+    recipe: Path | None = None,
+    *,
+    per_tensor: bool = False,
+    asymmetric: bool = False,
+    smallest: int | None = None,
+    weights: str = "max",
 ) -> Schemes:
     """The scheme of a name with options, or a recipe. *Raises*: BadRecipe."""
-    options = {"--per-tensor": per_tensor, "--asymmetric": asymmetric, "--smallest": smallest is not None}
+    options = {"--per-tensor": per_tensor, "--asymmetric": asymmetric, "--smallest": smallest is not None, "--weights": weights != "max"}
     if recipe is not None:
         if any(options.values()):
             raise BadRecipe(
@@ -92,7 +98,7 @@ def scheme_of(
             )
         return load_recipe(recipe)
     found = scheme_named(name)
-    found = replace(found, per_channel=found.per_channel and not per_tensor, symmetric=not asymmetric)
+    found = replace(found, per_channel=found.per_channel and not per_tensor, symmetric=not asymmetric, clip=weights)
     return found if smallest is None else replace(found, smallest=smallest)
 
 

@@ -52,6 +52,10 @@ Split = Annotated[
         help="Tensors with a scale of their own where an op (CONCATENATION, PAD, ...) ties it to others; proposed: where it helps.",
     ),
 ]
+WeightRule = Annotated[
+    str,
+    Parameter(name="--weights", help="How far the codes of weights reach: max, mse, octav, percentile:99.9; what lies beyond is clipped."),
+]
 Side = Annotated[str | None, Parameter(help="As --io, for this side alone.")]
 
 
@@ -73,6 +77,7 @@ def command(
     per_tensor: OneScale = False,
     asymmetric: Asymmetric = False,
     smallest: Smallest = None,
+    weights: WeightRule = "max",
     fold: Folds = None,
     input_range: o.InputRange = None,
     input_stats: o.InputStats = None,
@@ -106,7 +111,7 @@ def command(
     from .values import Affine
 
     choose_device(device)
-    wanted = scheme_of(scheme, recipe, per_tensor=per_tensor, asymmetric=asymmetric, smallest=smallest)
+    wanted = scheme_of(scheme, recipe, per_tensor=per_tensor, asymmetric=asymmetric, smallest=smallest, weights=weights)
     require_kernels(wanted)
     border = border_of(wanted, io, input_type, output_type)
     loaded, own, told_first = prepared(model, fold)
