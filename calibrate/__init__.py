@@ -24,6 +24,7 @@ _WHERE = {
     "round_weights": "weightrounding",
     "improve": "requantizing",
     "propose_splits": "splitting",
+    "three_way": "splits",
 }
 __all__ = list(_WHERE)
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from .rangefile import load_ranges, save_ranges
     from .ranging import ranges
     from .requantizing import improve
+    from .splits import three_way
     from .splitting import propose_splits
     from .statistics import Statistics
     from .weightrounding import round_weights

@@ -21,7 +21,8 @@ from .feeding import Batch, Scaling, feed
 from .folding import COPIES
 from .observer import observe_fed
 from .ranging import Ranges, several
-from .statistics import Statistics, add_fingerprints, sample_hash
+from .splits import contents, group_ids, units
+from .statistics import Statistics
 from .strategies import candidates
 
 WIDE = "minmax:headroom=1.1"
@@ -127,7 +128,7 @@ def choose_with_statistics(
     if set(layout(model, scheme).types) <= {"int16"}:
         words = f"{WIDE}: 16 bits need no clipping"
         return _settled(model, source, scheme, input_range, WIDE, words, progress)
-    hashes = [sample_hash(a[i] for a in b.arrays) for b in source.fed() for i in range(len(b))]
+    hashes = source.contents()
     ids = group_ids(groups, len(hashes))
     held = held_back(hashes, ids) if len(hashes) >= FEWEST else np.zeros(len(hashes), bool)
     if not held.any():
@@ -166,6 +167,10 @@ class Repeatable:
     def fed(self) -> Iterator[Batch]:
         return feed(self.model, self.batches)
 
+    def contents(self) -> list[int]:
+        """The content hash of every sample; one pass."""
+        return contents(self.model, self.batches)
+
 
 class _Kept(list[Any]):
     def __init__(self, items: Iterable[Any], scaling: Scaling):
@@ -173,30 +178,15 @@ class _Kept(list[Any]):
         self.scaling = scaling
 
 
-def group_ids(groups: Sequence[Any] | None, count: int) -> np.ndarray | None:
-    if groups is None:
-        return None
-    ids = np.asarray(groups)
-    if ids.shape != (count,):
-        raise BadData("groups give one id per sample", found=ids.shape, expected=(count,))
-    return np.unique(ids, return_inverse=True)[1]
-
-
 def held_back(hashes: Sequence[int], groups: np.ndarray | None = None) -> np.ndarray:
-    """(N,) bool: the held-back samples. A unit (a group; without groups all samples of equal content) is held back or kept as a whole.
+    """(N,) bool: the held-back samples. A unit (`splits.units`: a group, samples of equal content) is held back or kept as a whole.
 
     Units are taken in ascending order of their hash (the sum of their samples' modulo 2^128) while at most a fifth of the samples is
     held back, the first one always; none where there is only one unit.
     """
-    keys = list(hashes) if groups is None else groups.tolist()
-    members: dict[Any, list[int]] = {}
-    for k, key in enumerate(keys):
-        members.setdefault(key, []).append(k)
-    held = np.zeros(len(keys), bool)
-    if len(members) < 2:
-        return held
-    for unit in sorted(members.values(), key=lambda m: (add_fingerprints(hashes[k] for k in m), m)):
-        if held.any() and held.sum() + len(unit) > len(keys) // PART:
+    ordered, held = units(hashes, groups), np.zeros(len(hashes), bool)
+    for unit in ordered if len(ordered) > 1 else ():
+        if held.any() and held.sum() + len(unit) > len(hashes) // PART:
             break
         held[unit] = True
     return held

@@ -7,9 +7,9 @@ import os
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ class Data:
     """Samples on disk, read part by part. Iterating (as often as wanted) gives batches: tuples of arrays, one per model input.
 
     count: samples. part(start, stop): stored arrays, one per model input, (stop - start, ...). labels: (count, ...) or None.
-    scaling: real = a * x + b, applied where the batches are used. skipped: names of files that were left out.
+    scaling: real = a * x + b, applied where the batches are used. skipped: names of files that were left out. groups: (count,) ids of
+    samples that belong together (windows of one recording, say), or None.
     """
 
     count: int
@@ -42,6 +43,7 @@ class Data:
     scaling: Scaling = Scaling()
     where: str = ""
     skipped: tuple[str, ...] = ()
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return self.count
@@ -49,6 +51,20 @@ class Data:
     def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
         for start in range(0, self.count, BATCH):
             yield self.part(start, min(start + BATCH, self.count))
+
+    def take(self, rows: Sequence[int] | np.ndarray, where: str = "") -> Data:
+        """The samples of these numbers, in this order, as data of their own; nothing is read."""
+        kept = np.asarray(rows, np.int64)
+
+        def part(start: int, stop: int) -> tuple[np.ndarray, ...]:
+            return _gathered(self.part, kept[start:stop])
+
+        labels, groups = (None if a is None else a[kept] for a in (self.labels, self.groups))
+        return replace(self, count=len(kept), part=part, labels=labels, groups=groups, where=where or self.where)
+
+    def grouped(self, groups: np.ndarray) -> Data:
+        """The same samples with other groups."""
+        return replace(self, groups=groups)
 
     def pairs(self) -> Iterator[tuple[tuple[np.ndarray, ...], np.ndarray]]:
         """(inputs, labels) batch by batch; inputs are (n, *shape) as the float function takes them. Raises: BadData without labels."""
@@ -58,6 +74,13 @@ class Data:
             start = k * BATCH
             inputs = tuple(admit(p, a, self.scaling, f"{self.where}, {p.where}") for p, a in zip(self.ports, arrays, strict=True))
             yield inputs, self.labels[start : start + len(arrays[0])]
+
+
+def _gathered(part: Callable[[int, int], tuple[np.ndarray, ...]], rows: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The samples of these numbers; neighbours are read together."""
+    runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(rows) else []
+    read = [part(int(r[0]), int(r[-1]) + 1) for r in runs] or [part(0, 0)]
+    return read[0] if len(read) == 1 else tuple(np.concatenate(column) for column in zip(*read, strict=True))
 
 
 def open_data(

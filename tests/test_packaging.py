@@ -40,6 +40,7 @@ CALIBRATE = {
     "round_weights",
     "improve",
     "propose_splits",
+    "three_way",
 }
 HEAVY = ("numpy", "jax", "jaxlib", "scipy", "optax", "tflite", "flatbuffers", "altair", "PIL", "ai_edge_litert")
 
