@@ -77,6 +77,16 @@ def absolute(d: Distribution) -> Distribution:
     return replace(d, lower=starts, upper=upper, weight=weight, min=float(starts[0]), max=max(-d.min, d.max), sequence=None)
 
 
+def clamped(d: Distribution, low: float, high: float) -> Distribution:
+    """The distribution of min(max(x, low), high). *Domain*: low <= 0 <= high; ends may be infinite."""
+    pairs = np.clip(np.stack([d.lower, d.upper], axis=1), low, high)
+    ends, where = np.unique(pairs, axis=0, return_inverse=True)
+    weight = np.bincount(where.reshape(-1), weights=d.weight, minlength=len(ends))
+    sequence = None if d.sequence is None else np.clip(d.sequence, low, high)
+    least, most = (float(np.clip(end, low, high)) for end in (d.min, d.max))
+    return replace(d, lower=ends[:, 0], upper=ends[:, 1], weight=weight, min=least, max=most, sequence=sequence)
+
+
 def nonzero(d: Distribution) -> Distribution:
     """The elements other than 0; those of `d` where there are none."""
     kept = (d.lower != 0.0) | (d.upper != 0.0)

@@ -33,6 +33,7 @@ def command(
     input_offset: o.InputOffset = None,
     groups: o.Groups = None,
     task: o.Task = None,
+    dead_range: o.DeadRange = False,
     form: Form = None,
     device: o.Device = "auto",
     force: o.Force = False,
@@ -53,7 +54,7 @@ def command(
     from .choosing import Request, choose_ranges, scheme_of
     from .values import Affine
 
-    asked = Request(data, strategy, scheme_of(scheme, recipe), Affine(input_scale, input_offset), input_range, task, groups)
+    asked = Request(data, strategy, scheme_of(scheme, recipe), Affine(input_scale, input_offset), input_range, task, groups, dead_range)
     found = choose_ranges(loaded, asked)
     calibrate.save_ranges(output, found.ranges, form=form, model=loaded, strategy=found.words, force=force)
     if json:

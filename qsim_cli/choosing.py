@@ -42,12 +42,13 @@ class Request:
     input_range: tuple[float, float] | None = None
     task: str | None = None
     groups: str | None = None
+    dead_range: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class Choice:
     """ranges: {tensor key: (low, high)}. words: the strategy. rows: the strategies that `auto` compared. notes: what was assumed.
-    taken: the strategy itself; stats: what it saw; domain: the declared range of the input."""
+    taken: the strategy itself; stats: what it saw; domain: the declared range of the input; dead_range: whether it saw that."""
 
     ranges: Mapping[str, tuple[float, float]]
     words: str
@@ -57,6 +58,7 @@ class Choice:
     taken: Any
     stats: Statistics
     domain: Any
+    dead_range: bool = False
 
     def show(self) -> None:
         """Print how it was decided: the compared strategies, the chosen one marked."""
@@ -145,8 +147,8 @@ def choose_ranges(model: Model, asked: Request) -> Choice:
         return _auto(model, samples, asked, scheme, domain, why)
     with progress("observing", len(samples)) as step:
         stats = calibrate.observe(model, Batches(samples), progress=steps(step))
-    ranges = calibrate.ranges(model, stats, strategy, scheme=scheme, input_range=domain)
-    return _chosen(ranges, asked.strategy, samples, [], (why,), (strategy, stats, domain))
+    ranges = calibrate.ranges(model, stats, strategy, scheme=scheme, input_range=domain, dead_range=asked.dead_range)
+    return _chosen(ranges, asked.strategy, samples, [], (why,), (strategy, stats, domain, asked.dead_range))
 
 
 def corrected(model: Model, made: Model, asked: Request, how: str) -> tuple[Model, Table]:
@@ -161,14 +163,15 @@ def _auto(model: Model, samples: Samples, asked: Request, scheme: Schemes, domai
     groups = group_numbers(asked.groups, asked.data, len(samples))
     with progress("comparing strategies", None) as step:
         ranges, compared, stats = choose_with_statistics(
-            model, Batches(samples), scheme, task=asked.task, groups=groups, input_range=domain, progress=steps(step)
+            model, Batches(samples), scheme, task=asked.task, groups=groups, input_range=domain, progress=steps(step),
+            dead_range=asked.dead_range,
         )  # fmt: skip
-    words, seen = f"auto, {compared.chosen}", (compared.chosen, stats, domain)
+    words, seen = f"auto, {compared.chosen}", (compared.chosen, stats, domain, asked.dead_range)
     return _chosen(ranges, words, samples, compared.rows(), (why, compared.words, *compared.notes), seen)
 
 
 def _chosen(
-    ranges: Any, words: str, samples: Samples, rows: list[dict[str, Any]], notes: tuple[str, ...], seen: tuple[Any, Statistics, Any]
+    ranges: Any, words: str, samples: Samples, rows: list[dict[str, Any]], notes: tuple[str, ...], seen: tuple[Any, Statistics, Any, bool]
 ) -> Choice:
     """The choice, with what the calibration itself noted told as well."""
     for note in (*notes[1:], *ranges.notes):

@@ -88,6 +88,7 @@ def command(
     input_offset: o.InputOffset = None,
     groups: o.Groups = None,
     task: o.Task = None,
+    dead_range: o.DeadRange = False,
     device: o.Device = "auto",
     force: o.Force = False,
     json: o.Json = False,
@@ -118,7 +119,9 @@ def command(
     asked = None
     if needs_ranges(loaded, wanted):
         domain = input_domain(input_range, input_stats, border, wanted)
-        asked = None if data is None else Request(data, strategy, wanted, Affine(input_scale, input_offset), domain, task, groups)
+        asked = (
+            None if data is None else Request(data, strategy, wanted, Affine(input_scale, input_offset), domain, task, groups, dead_range)
+        )
         using = with_ranges(loaded, wanted, asked, ranges, own, default_range, split)
     elif correct != "no" or split:
         raise BadRecipe("activations stay float32: nothing to correct or to split", found="--correct" if correct != "no" else "--split")
