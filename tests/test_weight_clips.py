@@ -15,6 +15,7 @@ from qsim.scheme import BLOCKWISE4, FLOAT16, INT8, INT8W4, UINT8, WEIGHTS4, Sche
 from qsim.types import code_range
 from qsim.weightclip import clips, require_rule
 from qsim.writer import to_bytes
+from qsim_cli.app import run
 
 RULES = ("mse", "octav", "percentile:95")
 KINDS = tuple(f"int{bits}" for bits in range(2, 9))
@@ -122,3 +123,15 @@ def test_rules_that_say_nothing_are_refused():
             replace(scheme, clip="octav")
     with pytest.raises(BadRecipe):
         Scheme("own", clip="median")
+
+
+def test_the_command_line_takes_a_rule(tmp_path, capsys):
+    qsim.save(float_net(), tmp_path / "net.tflite")
+    np.savez(tmp_path / "data.npz", x=images(16))
+    command = ["quantize", str(tmp_path / "net.tflite"), "--data", str(tmp_path / "data.npz"), "--strategy", "minmax", "--weights"]
+    assert run([*command, "octav", "-o", str(tmp_path / "octav.tflite")]) == 0
+    assert run([*command, "max", "-o", str(tmp_path / "max.tflite")]) == 0
+    octav, largest = (qsim.load(tmp_path / name).graph.tensors[1].qparams.scale for name in ("octav.tflite", "max.tflite"))
+    assert (octav <= largest).all() and (octav < largest).any()
+    assert run([*command, "median", "-o", str(tmp_path / "none.tflite")]) == 2
+    assert "octav" in capsys.readouterr().err
