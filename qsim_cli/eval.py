@@ -70,7 +70,7 @@ def command(
     asked = None if metric is None else [imported(m) if ":" in m else m for m in metric]
     affine, kind = Affine(input_scale, input_offset), choose_device(device)
     run = _Run(mode, flavour, batch, affine, data, Pick(limit, shuffle, groups), label_offset, asked, task)
-    before = None if other is None else run(other)
+    before = None if other is None else run(other, compared=True)
     done = run(loaded, before)
     for line in done.told:
         warn(line)
@@ -106,7 +106,7 @@ class _Run:
     metrics: list[Any] | None
     task: str | None
 
-    def __call__(self, model: Model, other: _Done | None = None) -> _Done:
+    def __call__(self, model: Model, other: _Done | None = None, compared: bool = False) -> _Done:
         import numpy as np
 
         from calibrate.evaluating import Gathered
@@ -120,7 +120,7 @@ class _Run:
         for note in samples.notes:
             say(f"note: {note}")
         function, watch = function_of(model, self.mode, self.flavour, self.batch), Watch(model, self.mode)
-        gathered, labels, parts = Gathered(self._asked(other), self.task), self._labels(samples.labels), []
+        gathered, labels, parts = Gathered(self._asked(compared), self.task), self._labels(samples.labels), []
 
         def take(inputs: tuple, outputs: Any, first: int) -> None:
             watch.take(inputs, outputs)
@@ -134,13 +134,13 @@ class _Run:
             cost = timed(function, samples, f"evaluating {Path(model.path).name}", take)
         return _Done(gathered.evaluation("", group_ids(samples.groups, len(samples))), cost, watch.warnings(), np.concatenate(parts))
 
-    def _asked(self, other: _Done | None) -> Any:
+    def _asked(self, compared: bool) -> Any:
         """The asked metrics; for the model that is compared with, those that need no other one."""
         from calibrate.metrics import named
 
         if self.metrics is None:
             return None
-        return [m for m in map(named, self.metrics) if other is not None or m.needs != "reference"]
+        return [m for m in map(named, self.metrics) if not (compared and m.needs == "reference")]
 
     def _labels(self, labels: Any) -> Any:
         return labels if labels is None or labels.dtype.kind not in "iu" else labels + self.offset

@@ -305,10 +305,11 @@ def test_limit_and_shuffle_say_which_samples_are_used(capsys, here, verb):
     data = np.load("data.npz")
     rows = np.random.default_rng(3).permutation(48)[:10]
     np.savez("some.npz", x=data["x"][rows], y=data["y"][rows])
+    qsim.save(small.float_net(seed=5), "other.tflite")
 
     def outcome(*arguments):
         if verb == "eval":
-            return result(capsys, "eval", "net.tflite", *arguments, *AFFINE)["intervals"]
+            return result(capsys, "eval", "net.tflite", *arguments, "--against", "other.tflite", *AFFINE)["intervals"]
         form = ("run", "net.tflite", arguments[0]) if verb == "run" else ("calibrate", "net.tflite", "--data", arguments[0])
         found = result(capsys, *form, *arguments[1:], "-o", "o.npz" if verb == "run" else "o.json", "--force", *AFFINE)
         return found["tensors"] if verb == "run" else found["ranges"]
