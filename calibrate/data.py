@@ -114,7 +114,11 @@ def open_data(
 
 
 def _stored(path: Path, wanted: tuple[Port, ...], groups: str | None, label: str | None, skip_bad: bool) -> Stored:
-    if path.is_dir():
+    try:
+        folder = path.is_dir()
+    except OSError as fault:  # a name that is too long, say
+        raise BadData(f"cannot be read ({fault.strerror})", where=str(path)) from fault
+    if folder:
         if groups is not None:
             raise BadData(f"a folder has no array {groups!r} of group ids", where=str(path), hint="Give so many samples in a row")
         arrays = any(f.suffix in FILES for f in path.iterdir())

@@ -30,7 +30,10 @@ class Rows:
     def __iter__(self) -> Iterator[Any]:
         if hasattr(self.source, "as_numpy_iterator"):
             return iter(self.source.as_numpy_iterator())
-        return (self.source[i] for i in range(len(self.source))) if self.indexed else iter(self.source)
+        if not self.indexed:
+            return iter(self.source)
+        rows = (self.source[i] for i in range(len(self.source)))
+        return (row for row in rows if row is not None)  # grain leaves out what a filter drops so
 
 
 def items_of(model: Model, batches: Any) -> Iterable[Any]:

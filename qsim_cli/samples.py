@@ -87,6 +87,8 @@ def read(path: Path, model: Model, mode: str, affine: Affine, pick: Pick = ALL) 
     found = Samples(data, tensors, mode, affine)
     images = path.is_dir() and data.groups is None
     notes = [f"{len(data)} images, resized to {tensors[0].shape[1]}x{tensors[0].shape[2]} where needed"] if images else []
+    if pick.limit is not None and len(data) < pick.limit:
+        notes.append(f"{path.name} has {len(data)} samples, fewer than --limit {pick.limit}")
     notes += [
         f"{path.name}, {model.graph.key(t.index)!r}: {m}"
         for x, t in zip(found.stored, tensors, strict=True)

@@ -115,6 +115,11 @@ def test_rows_with_columns_that_no_input_has_are_refused():
         fed(MODEL, TensorFlow([(X, X, Y)]))
 
 
+def test_rows_that_a_filter_dropped_are_left_out():
+    (x,) = fed(MODEL, Grain([x if k % 3 else None for k, x in enumerate(X)]))
+    assert np.array_equal(x[:, 0], X[np.arange(20) % 3 > 0])
+
+
 def test_single_samples_in_a_list_are_not_guessed():
     with pytest.raises(BadData, match="batch dimension"):
         fed(MODEL, list(X))
