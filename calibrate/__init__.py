@@ -25,6 +25,8 @@ _WHERE = {
     "improve": "requantizing",
     "propose_splits": "splitting",
     "three_way": "splits",
+    "evaluate": "evaluating",
+    "compare": "evaluating",
 }
 __all__ = list(_WHERE)
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from .correcting import correct
     from .correction import correct_bias
     from .data import open_data
+    from .evaluating import compare, evaluate
     from .observer import observe
     from .rangefile import load_ranges, save_ranges
     from .ranging import ranges

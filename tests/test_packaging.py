@@ -41,6 +41,8 @@ CALIBRATE = {
     "improve",
     "propose_splits",
     "three_way",
+    "evaluate",
+    "compare",
 }
 HEAVY = ("numpy", "jax", "jaxlib", "scipy", "optax", "tflite", "flatbuffers", "altair", "PIL", "ai_edge_litert")
 
