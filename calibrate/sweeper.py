@@ -101,7 +101,7 @@ class Result:
 
     def rows(self) -> list[dict[str, Any]]:
         """One plain row per candidate, for tables and files."""
-        return [row for o in self.outcomes for row in _rows(o)]
+        return [row for o in self.outcomes for row in rows_of(o)]
 
     def model(self, scheme: str | None = None, io: str = "float32") -> Model:
         """The winner of a scheme as a quantized model."""
@@ -234,7 +234,8 @@ def _share(scores: Mapping[str, np.ndarray]) -> float | None:
     return float(scores["right"].mean()) if "right" in scores else None
 
 
-def _rows(o: Outcome) -> list[dict[str, Any]]:
+def rows_of(o: Outcome) -> list[dict[str, Any]]:
+    """One plain row per candidate, best first."""
     best, tested = o.scores[0], {t.candidate: t for t in [*o.tested, o.baseline]}
     rows = []
     for s in o.scores:
