@@ -21,6 +21,7 @@ _WHERE = {
     "open_data": "data",
     "correct": "correcting",
     "correct_bias": "correction",
+    "sweep": "sweeper",
     "round_weights": "weightrounding",
     "improve": "requantizing",
     "propose_splits": "splitting",
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from .splits import three_way
     from .splitting import propose_splits
     from .statistics import Statistics
+    from .sweeper import sweep
     from .weightrounding import round_weights
 
 

@@ -46,7 +46,7 @@ def command(
     place, share = _place(store, worker)
 
     from calibrate.store import Store
-    from calibrate.sweeper import sweep
+    from calibrate.sweeper import run_sweep
     from calibrate.sweepfile import load_plan
 
     from .computing import choose_device
@@ -60,8 +60,9 @@ def command(
         kept.mkdir(exist_ok=True)
         try:
             for job in plan.jobs:
+                how = {"store": opened, "pool": pool, "worker": share}
                 with progress(f"scoring {Path(job.model).name}", None) as step:
-                    results.append(sweep(job, plan.candidates, plan.search, store=opened, pool=pool, worker=share, progress=_steps(step)))
+                    results.append(run_sweep(job, plan.candidates, plan.search, **how, progress=_steps(step)))
         except KeyboardInterrupt:
             say(f"interrupted; {len(opened)} results are kept in {place}: the same command goes on from there")
             return 130

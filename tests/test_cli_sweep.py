@@ -20,7 +20,7 @@ from sweeping import facts, job_in
 from calibrate.candidates import grid
 from calibrate.scoring import VERSION, lab_of
 from calibrate.store import Store
-from calibrate.sweeper import Search, sweep
+from calibrate.sweeper import Search, run_sweep
 from calibrate.sweepfile import load_plan
 from qsim.errors import BadRecipe
 from qsim_cli.app import run
@@ -127,9 +127,9 @@ def test_an_own_strategy_needs_leave_and_its_source_is_in_the_key(folder, capsys
 
 def test_processes_of_their_own_give_the_same(folder):
     plan = load_plan(folder / "sweep.toml")
-    here = sweep(plan.jobs[0], plan.candidates, plan.search)
+    here = run_sweep(plan.jobs[0], plan.candidates, plan.search)
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        there = sweep(plan.jobs[0], plan.candidates, plan.search, pool=pool)
+        there = run_sweep(plan.jobs[0], plan.candidates, plan.search, pool=pool)
     assert facts(here) == facts(there) and there.count.failed == 0
 
 
@@ -153,15 +153,15 @@ def test_kills_at_random_instants_lose_nothing(folder, kills):
             assert all(r.status == "done" and np.isfinite(r.arrays["loss"]).all() for r in store.rows())
     assert counts == sorted(counts)
     with Store(folder / "s.sqlite") as store:
-        found = sweep(plan.jobs[0], plan.candidates, plan.search, store=store)
-    assert facts(found) == facts(sweep(plan.jobs[0], plan.candidates, plan.search)) and found.count.reused == counts[-1]
+        found = run_sweep(plan.jobs[0], plan.candidates, plan.search, store=store)
+    assert facts(found) == facts(run_sweep(plan.jobs[0], plan.candidates, plan.search)) and found.count.reused == counts[-1]
     assert not list(folder.glob("*.tmp"))
 
 
 def test_grids_of_two_sweeps_share_a_store(folder):
     plan = load_plan(folder / "sweep.toml")
     with Store(folder / "s.sqlite") as store:
-        sweep(plan.jobs[0], plan.candidates[:2], replace(plan.search, final=1), store=store)
+        run_sweep(plan.jobs[0], plan.candidates[:2], replace(plan.search, final=1), store=store)
         before = len(store)
-        found = sweep(plan.jobs[0], grid({"activation": ["minmax", "mse", "percentile:99"]}), plan.search, store=store)
+        found = run_sweep(plan.jobs[0], grid({"activation": ["minmax", "mse", "percentile:99"]}), plan.search, store=store)
         assert found.count.reused > 0 and len(store) == before + found.count.new

@@ -43,6 +43,7 @@ CALIBRATE = {
     "three_way",
     "evaluate",
     "compare",
+    "sweep",
 }
 HEAVY = ("numpy", "jax", "jaxlib", "scipy", "optax", "tflite", "flatbuffers", "altair", "PIL", "ai_edge_litert")
 
