@@ -1,13 +1,14 @@
 """Strategies: pure functions from one tensor's distribution to a real range (low, high). A user's own needs no registration.
 
-By name: "minmax"; "moving_average" or "moving_average:0.95"; "percentile:99.9"; "mse", "mse:p=2.4", "mse:symmetric", "mse:p=3,symmetric".
+By name: "minmax"; "moving_average" or "moving_average:0.95"; "percentile:99.9"; "mse", "mse:p=2.4", "mse:symmetric", "mse:p=3,symmetric";
+"fisher", "fisher:symmetric" (of statistics with gradients).
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -89,6 +90,27 @@ class Mse:
         return search(d, self.type_name, (self.p,), symmetric=self.symmetric)[0]
 
 
+@dataclass(frozen=True)
+class Fisher:
+    """The range whose stored (scale, zero point) has the smallest sum of g^2 (x - real(code(x)))^2 over all elements x, g the gradient of
+    the output log-likelihood with respect to x: the diagonal of the Fisher information as the weight of each squared rounding error.
+
+    Where no gradient reaches the values, the range is min/max. *Raises*: BadData where the statistics hold no gradients.
+    *Restates*: the objective of BRECQ (Li et al. 2021, eq. 10: squared gradients in place of the Hessian's diagonal), here for ranges.
+    """
+
+    symmetric: bool = False
+    type_name: str = "int8"
+
+    def __call__(self, d: Distribution) -> tuple[float, float]:
+        if d.importance is None:
+            raise BadData("fisher needs gradients", hint="Take them in the pass over the data: observe(..., gradients=1)")
+        total = float(d.importance.sum())
+        if total <= 0.0:
+            return d.min, d.max
+        return search(replace(d, weight=d.importance * (d.total / total)), self.type_name, symmetric=self.symmetric)[0]
+
+
 def solve(d: Distribution, strategies: Sequence[Strategy]) -> list[tuple[float, float]]:
     """Each strategy's range of one distribution; those that differ only in the power of the norm share their work."""
     found: dict[int, tuple[float, float]] = {}
@@ -109,7 +131,7 @@ def parse(strategy: str | Strategy, type_name: str = "int8") -> Strategy:
     if not isinstance(strategy, str):
         return strategy
     name, _, rest = strategy.strip().partition(":")
-    makers = {"minmax": _minmax, "moving_average": _moving_average, "percentile": _percentile, "mse": _mse}
+    makers = {"minmax": _minmax, "moving_average": _moving_average, "percentile": _percentile, "mse": _mse, "fisher": _fisher}
     if name not in makers:
         near = difflib.get_close_matches(name, makers, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else ""
@@ -160,6 +182,12 @@ def _mse(text: str, rest: str, type_name: str) -> Strategy:
     if not 1 <= p <= 8:
         raise BadRecipe("p must be in [1, 8]", where=repr(text), found=float(p))
     return Mse(float(p), symmetric, type_name)
+
+
+def _fisher(text: str, rest: str, type_name: str) -> Strategy:
+    if rest not in ("", "symmetric"):
+        raise BadRecipe("unknown option of fisher", where=repr(text), found=rest, expected="symmetric")
+    return Fisher(rest == "symmetric" or type_name == "int16", type_name)
 
 
 def _number(text: str, value: str, example: str) -> Fraction:

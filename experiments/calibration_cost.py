@@ -54,7 +54,7 @@ def measure(name: str, samples: int, rounds: int) -> dict[str, float]:
         plain.append(timed(lambda: run.batch(x))[0] / samples * 1e3)
         passed.append(timed(lambda: observe(model, x))[0] / samples * 1e3)
         ranked.append(timed(lambda: several(model, stats, STRATEGIES)))
-    watches = compiled(model, None).watches
+    watches = compiled(model).watches
     return {
         "elements": sum(w.size for w in watches), "counted": sum(w.sampled for w in watches),
         "plain_ms": float(np.median(plain)), "pass_ms": float(np.median(passed)),

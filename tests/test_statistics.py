@@ -68,7 +68,7 @@ def test_a_sketch_counts_exactly(kind):
     assert (s.min, s.max) == (good.min(), good.max())
     assert s.counts.sum() == s.elements == x.size and s.bad == x.size - good.size
     assert s.zeros == (np.abs(x) < 2.0**-133).sum()
-    assert s.kinds == {"nan": np.isnan(x).sum(), "inf": np.isinf(x).sum(), "huge": (np.isfinite(x) & (np.abs(x) > 3.38e38)).sum()}
+    assert (s.nan, s.inf, s.huge) == (np.isnan(x).sum(), np.isinf(x).sum(), (np.isfinite(x) & (np.abs(x) > 3.38e38)).sum())
     assert s.fractional == bool((good != np.floor(good)).any())
 
 
@@ -151,7 +151,7 @@ def test_large_tensors_are_sampled_by_whole_pixels():
     x[1, 7, 7, 5] = 1e9
     sketch = st.sketch_array(x, positions)
     watch = folding.Watch(0, 40 * 40 * 24, 24, positions)
-    histogram = np.asarray(folding.count(jnp.zeros(st.BINS, jnp.int32), jnp.asarray(x), watch))
+    histogram = np.asarray(folding.count(jnp.zeros(st.BINS, jnp.int32), folding.bins_of(jnp.asarray(x), watch)))
     occupied = np.flatnonzero(histogram)
     assert np.array_equal(occupied, sketch.bins) and np.array_equal(histogram[occupied], sketch.counts)
     assert sketch.max == 1e9  # extremes see every element
@@ -164,25 +164,26 @@ def test_the_device_side_meets_the_definition(kind):
     x[np.abs(x) < 1.2e-38] = 0  # a CPU may flush subnormals in arithmetic
     s, watch = st.sketch_array(x[:11]), folding.Watch(0, 77, 1, None)
     valid = jnp.arange(16) < 11
-    masked = folding.count(jnp.zeros(st.BINS, jnp.int32), jnp.asarray(x), watch, valid)
-    plain = folding.count(jnp.zeros(st.BINS, jnp.int32), jnp.asarray(x[:11]), watch)
+    masked = folding.count(jnp.zeros(st.BINS, jnp.int32), folding.bins_of(jnp.asarray(x), watch, valid))
+    plain = folding.count(jnp.zeros(st.BINS, jnp.int32), folding.bins_of(jnp.asarray(x[:11]), watch))
     rows = np.asarray(folding.ends(jnp.asarray(x)))[:11]
+    assert np.array_equal(np.asarray(folding.kinds(jnp.asarray(x)))[:11].sum(axis=0), (s.nan, s.inf))
     for h in (np.asarray(masked), np.asarray(plain)):
         assert np.array_equal(np.flatnonzero(h), s.bins) and np.array_equal(h[s.bins], s.counts)
     assert (rows[:, 0].min(), rows[:, 1].max(), rows[:, 2].sum(), rows[:, 3].max()) == (s.low, s.high, s.bad, s.fractional)
 
 
 def test_counts_move_to_64_bits_before_they_overflow(whole, monkeypatch):
-    run = folding.compiled(MODEL, None)
+    run = folding.compiled(MODEL)
     monkeypatch.setattr(run, "most", run.block + 1)  # as if a second block could fill a bin
     times = 2 * run.block // len(X) + 1
     assert observe(MODEL, [X] * times) == whole.merge(*[whole] * (times - 1))
 
 
 def test_whole_batches_as_on_an_accelerator_count_the_same(whole, monkeypatch):
-    run = folding.Pass(MODEL, *folding._watches(MODEL, None))
+    run = folding.Pass(MODEL, folding.EVERYTHING)
     monkeypatch.setattr(run, "on_cpu", False)
-    monkeypatch.setattr("calibrate.observer.compiled", lambda model, taps: run)
+    monkeypatch.setattr("calibrate.observer.compiled", lambda model, wanted: run)
     assert observe(MODEL, X) == whole
 
 
