@@ -130,9 +130,10 @@ def sampled(x: Any, watch: Watch) -> Any:
     return x.reshape(x.shape[0], -1, watch.channels)[:, watch.positions].reshape(x.shape[0], -1)
 
 
-def count(histogram: Any, bins: Any) -> Any:
-    """A histogram (BINS,) int32 with elements counted in; bins out of bounds are dropped. Pure."""
-    return histogram.at[bins].add(1, mode="drop")
+def count(histogram: Any, bins: Any, weights: Any = 1) -> Any:
+    """A histogram (BINS,) of int32 or int64 with a weight for every element added; bins out of bounds are dropped. Pure."""
+    with jax.enable_x64(histogram.dtype == np.int64):
+        return histogram.at[bins].add(weights, mode="drop")
 
 
 def ends(x: Any) -> Any:
@@ -291,15 +292,14 @@ class Pass:
         counts = tuple(count(h, b) for h, b in zip(folded.counts, bins, strict=True))
         rows = lax.dynamic_update_slice(folded.rows, jnp.stack([ends(x) for x in values], axis=1), (first, 0, 0))
         which = {w.index: b for w, b in zip(self.watches, bins, strict=True)}
-        weights, cut = [], []
+        weights, cuts = [], [jnp.zeros(0, jnp.int32)]
         for k, (h, g, w) in enumerate(zip(folded.weights, steep, self.weighed, strict=True)):
             draws = jnp.stack([sampled(g[:, d], w) for d in range(self.draws)])
             draws = draws if valid is None else jnp.where(valid[:, None], draws, np.float32(0))
             whole, n = gradients.units_of(draws.reshape(self.draws, -1), scales[k], self.largest)
-            weights.append(gradients.weigh(h, which[w.index], whole))
-            cut.append(n)
-        cut = jnp.stack(cut) if cut else jnp.zeros(0, jnp.int32)
-        return _Folded(counts, tuple(weights), folded.cut + cut, rows)
+            weights.append(count(h, which[w.index], whole))
+            cuts.append(n[None])
+        return _Folded(counts, tuple(weights), folded.cut + jnp.concatenate(cuts), rows)
 
 
 class _Folded(NamedTuple):

@@ -82,8 +82,11 @@ class Slopes:
             return self._scores(outputs), env
 
         kept, back, env = jax.vjp(scores, {t: jnp.zeros(s, np.float32) for t, s in self.shapes.items()}, has_aux=True)
-        found = [back(self._directions(kept, word[d], probing))[0] for d in range(self.draws)]
-        return env, {t: jnp.stack([g[t] for g in found]) for t in self.shapes}
+
+        def slopes(word: Any) -> Any:
+            return back(self._directions(kept, word, probing))[0]
+
+        return env, lax.map(slopes, word) if self.draws > 1 else {t: g[None] for t, g in slopes(word[0]).items()}
 
     def _run(self, params: Any, offsets: Mapping[int, Any], inputs: Sequence[Any]) -> Any:
         """Outputs and all tensors where each watched one is shifted by its offset."""
@@ -148,12 +151,6 @@ def units_of(gradients: Any, scale: Any, most: float) -> tuple[Any, Any]:
         kept = jnp.where(cut, jnp.where(squares > 0, np.float32(most), np.float32(0)), squares)
         whole = lax.convert_element_type(lax.round(kept, lax.RoundingMethod.TO_NEAREST_EVEN), np.int64)
         return whole.sum(axis=0), lax.convert_element_type(cut.any(axis=0).sum(), np.int32)
-
-
-def weigh(histogram: Any, bins: Any, whole: Any) -> Any:
-    """A histogram (BINS,) int64 with each element's units added to its bin; bins out of bounds are dropped. Pure."""
-    with jax.enable_x64(True):
-        return histogram.at[bins].add(whole, mode="drop")
 
 
 def split(histogram: Any) -> Any:

@@ -152,9 +152,9 @@ class _Gathered:
     def sketches(self) -> dict[int, Sketch]:
         found = {}
         weighed = {w.index: (u, c) for w, u, c in zip(self.run.weighed, self.run.units, self.cut, strict=True)}
-        for w, (*ends, fractional), counts in zip(self.run.watches, self.totals, self.counts, strict=True):
+        for w, (low, high, nan, inf, huge, fractional), counts in zip(self.run.watches, self.totals, self.counts, strict=True):
             raw = st.sorted_values(np.concatenate(self.raw[w.index])) if w.index in self.raw else None
-            sketch = Sketch(w.size, w.sampled, self.samples, *ends, bool(fractional), counts.bins, counts.values, raw)
+            sketch = Sketch(w.size, w.sampled, self.samples, low, high, nan, inf, huge, bool(fractional), counts.bins, counts.values, raw)
             if w.index in weighed:
                 unit, cut = weighed[w.index]
                 weights = self.weights[w.index].at(counts.bins)

@@ -28,7 +28,7 @@ from .screen import cells, progress, say, table
 from .values import Affine
 
 BATCH = 256  # samples read at once
-NAMES = ("auto", "minmax", "moving_average", "percentile", "mse")
+NAMES = ("auto", "minmax", "moving_average", "percentile", "mse", "fisher")
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +138,8 @@ def choose_ranges(model: Model, asked: Request) -> Choice:
     if asked.strategy == "auto":
         return _auto(model, samples, asked, scheme, domain, why)
     with progress("observing", len(samples)) as step:
-        stats = calibrate.observe(model, Batches(samples), progress=steps(step))
+        draws = int(asked.strategy.partition(":")[0] == "fisher")
+        stats = calibrate.observe(model, Batches(samples), progress=steps(step), gradients=draws, task=asked.task if draws else None)
     ranges = calibrate.ranges(model, stats, strategy, scheme=scheme, input_range=domain)
     return _chosen(ranges, asked.strategy, samples, [], (why,), (strategy, stats, domain))
 
