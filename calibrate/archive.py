@@ -21,16 +21,21 @@ from .statistics import Domain, Sketch, Statistics
 FORMAT = 2
 
 
+WHOLE, BEFORE, CHANNEL = range(3)  # of a tensor, of it before its activation, of one of its channels
+NUMBERS = ("size", "sampled", "samples", "low", "high", "nan", "inf", "huge", "fractional", "overflow", "unit")
+
+
 def pack(s: Statistics) -> bytes:
-    """The .npz as bytes: one JSON header, then the sketches' arrays end to end in ascending order of tensor index."""
-    order = sorted(s.tensors)
-    sketches = [s.tensors[t] for t in order]
-    names = ("size", "sampled", "samples", "low", "high", "nan", "inf", "huge", "fractional", "overflow")
+    """The .npz as bytes: one JSON header, then the sketches' arrays end to end, in the header's order."""
+    labelled = [((WHOLE, t, 0), k) for t, k in sorted(s.tensors.items())]
+    labelled += [((BEFORE, t, 0), k) for t, k in sorted(s.before.items())]
+    labelled += [((CHANNEL, t, c), k) for t, row in sorted(s.channels.items()) for c, k in enumerate(row)]
+    sketches, order = [k for _, k in labelled], sorted(s.tensors)
     header = {
         "format": FORMAT, "model": s.model, "data": s.data, "numerics": s.numerics, "samples": s.samples, "skipped": s.skipped,
         "copies": sorted(s.copies.items()), "domains": [(t, d.low, d.high, d.words) for t, d in sorted(s.domains.items())],
-        "tensors": [[t, *(int(getattr(k, n)) for n in names), k.unit, len(k.bins), -1 if k.raw is None else len(k.raw)]
-                    for t, k in zip(order, sketches, strict=True)],
+        "sketches": [[*label, *(_plain(getattr(k, n)) for n in NUMBERS), len(k.bins), -1 if k.raw is None else len(k.raw)]
+                     for label, k in labelled],
         "sequence": s.sequence is not None,
     }  # fmt: skip
     arrays = {
@@ -44,6 +49,10 @@ def pack(s: Statistics) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
+
+
+def _plain(number: Any) -> int | float:
+    return number if isinstance(number, float) else int(number)
 
 
 def _joined(parts: list[np.ndarray], dtype: Any) -> np.ndarray:
@@ -68,20 +77,25 @@ def load_statistics(path: str | os.PathLike[str], *, limit: int = 1 << 30) -> St
 
 
 def _unpack(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Statistics:
-    tensors, sequence = {}, {}
+    parts: tuple[dict[int, Any], ...] = ({}, {}, {})
+    sequence = {}
     take = {name: _Taken(arrays[name]) for name in ("bins", "counts", "weights", "raw", "sequence")}
-    for t, size, sampled, samples, low, high, nan, inf, huge, fractional, overflow, unit, bins, raws in header["tensors"]:
-        tensors[t] = Sketch(
-            size, sampled, samples, low, high, nan, inf, huge, bool(fractional), take["bins"](bins), take["counts"](bins),
-            None if raws < 0 else take["raw"](raws), take["weights"](bins) if unit else None, unit, overflow,
+    for part, t, _, *numbers, bins, raws in header["sketches"]:
+        known = dict(zip(NUMBERS, numbers, strict=True))
+        known["fractional"] = bool(known["fractional"])
+        found = Sketch(
+            **known, bins=take["bins"](bins), counts=take["counts"](bins), raw=None if raws < 0 else take["raw"](raws),
+            weights=take["weights"](bins) if known["unit"] else None,
         )  # fmt: skip
-        if tensors[t].counts.sum() != sampled * samples:
+        if found.counts.sum() != found.sampled * found.samples:
             raise ValueError(f"counts of tensor {t} do not add up")
-        if header["sequence"]:
-            sequence[t] = take["sequence"](2 * samples).reshape(-1, 2)
+        parts[part][t] = (*parts[part].get(t, ()), found) if part == CHANNEL else found
+        if header["sequence"] and part == WHOLE:
+            sequence[t] = take["sequence"](2 * found.samples).reshape(-1, 2)
     return Statistics(
-        tensors, header["model"], dict(map(tuple, header["copies"])), {t: Domain(*d) for t, *d in header["domains"]},
+        parts[WHOLE], header["model"], dict(map(tuple, header["copies"])), {t: Domain(*d) for t, *d in header["domains"]},
         header["samples"], header["skipped"], header["data"], header["numerics"], sequence if header["sequence"] else None,
+        parts[BEFORE], parts[CHANNEL],
     )  # fmt: skip
 
 

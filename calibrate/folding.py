@@ -20,6 +20,7 @@ from . import gradients, inside
 from . import statistics as st
 from .feeding import Batch, ports
 from .gradients import Slopes
+from .preactivation import separated
 
 MOST_SAMPLED = 1 << 14  # elements a sample above which whole pixels are sampled for the histogram
 SEED = 20_231_122  # of the sampled positions; part of the numerics
@@ -33,12 +34,13 @@ LARGEST_SUM = 2**63  # of squared gradients in a bin on the device
 @dataclass(frozen=True)
 class Wanted:
     """What a pass is to gather. taps: tensors, None for all that hold reals. exact: every element feeds the histogram. gradients: draws
-    of squared gradients, 0 for none. task: see `gradients.readings`."""
+    of squared gradients, 0 for none. task: see `gradients.readings`. before: tensors whose values before the activation are wanted too."""
 
     taps: tuple[int, ...] | None = None
     exact: bool = False
     gradients: int = 0
     task: str | None = None
+    before: tuple[int, ...] = ()
 
 
 EVERYTHING = Wanted()
@@ -178,12 +180,15 @@ def compiled(model: Model, wanted: Wanted = EVERYTHING) -> Pass:
 class Pass:
     """The compiled pass over blocks of micro-batches. Holds no data: histograms are handed in and come back.
 
+    before: tensor -> the number under which it is watched before its activation.
     units: exponent of the unit of each watched tensor's squared gradients, where gradients are wanted; those of values inside ops have
     none and are not weighed.
     """
 
     def __init__(self, model: Model, wanted: Wanted):
-        self.watches, self.copies = _watches(model, wanted.taps, wanted.exact)
+        model, self.before = separated(model, wanted.before) if wanted.before else (model, {})
+        taps = None if wanted.taps is None else (*wanted.taps, *self.before.values())
+        self.watches, self.copies = _watches(model, taps, wanted.exact)
         self.cells = {t: c for t, c in inside.cells(model).items() if any(w.index == t for w in self.watches)}
         read = [c.node.inputs[0] for c in self.cells.values()]
         self.function = Function(model, "float", "xnnpack", taps=[*(w.index for w in self.watches), *read])

@@ -7,7 +7,7 @@ values then depend on nothing but the sample.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,9 +17,11 @@ from qsim.errors import BadData
 from qsim.graph import Model
 
 from . import statistics as st
+from .channels import ByChannel
 from .feeding import Batch, Scaling, feed, finite, ports
 from .folding import EVERYTHING, Pass, Results, Wanted, compiled
 from .gradients import whole_numbers, words
+from .preactivation import require_activation
 from .statistics import Domain, Sketch, Statistics
 
 
@@ -35,6 +37,8 @@ def observe(
     gradients: int = 0,
     task: str | None = None,
     seed: int = 0,
+    before: Sequence[str | int] = (),
+    channels: Sequence[str | int] = (),
 ) -> Statistics:
     """Statistics of a model's float tensors over data, in one pass (each sample is asked for once).
 
@@ -48,11 +52,18 @@ def observe(
 
     gradients: squared gradients of the output log-likelihood weigh a second histogram (for `fisher`), from that many draws of labels (or
     directions) a sample; about three times the time. Draws depend on `seed` and the sample's content. task: "classification" or
-    "regression" where the outputs alone do not tell. *Raises*: BadData, Unsupported (ops without a float function, or without gradients).
+    "regression" where the outputs alone do not tell.
+
+    before: tensors to observe before the activation fused into their op as well. channels: tensors to observe channel by channel as
+    well, every element of them, on the host (slower). *Raises*: BadData, BadRange (unknown tensors), Unsupported (ops without a float
+    function, or without gradients).
     """
     indices = None if taps is None else tuple(model.graph.find(t) for t in taps)
-    scaling, wanted = getattr(batches, "scaling", None) or Scaling(), Wanted(indices, exact, gradients, task)
-    return observe_fed(model, feed(model, batches), scaling, wanted, sequence=sequence, nonfinite=nonfinite, progress=progress, seed=seed)
+    bare, apart = (tuple(dict.fromkeys(model.graph.find(t) for t in keys)) for keys in (before, channels))
+    require_activation(model, bare)
+    wanted, scaling = Wanted(indices, exact, gradients, task, bare), getattr(batches, "scaling", None) or Scaling()
+    how: dict[str, Any] = {"sequence": sequence, "nonfinite": nonfinite, "progress": progress, "seed": seed, "channels": apart}
+    return observe_fed(model, feed(model, batches), scaling, wanted, **how)
 
 
 def observe_fed(
@@ -65,10 +76,11 @@ def observe_fed(
     nonfinite: str = "raise",
     progress: Callable[[int], None] | None = None,
     seed: int = 0,
+    channels: Sequence[int] = (),
 ) -> Statistics:
     """`observe` on batches that `feed` has checked already; `scaling` is how their values came about."""
     run, inputs = compiled(model, wanted), ports(model)
-    gathered = _Gathered(run, sequence, seed)
+    gathered = _Gathered(run, sequence, seed, ByChannel(model, channels))
     domains: dict[int, Domain] | None = None
     block: list[Batch] = []
     held = 0
@@ -89,17 +101,19 @@ def observe_fed(
         raise BadData("no samples left", found=f"{gathered.skipped} left out for NaN or infinity")
     if progress and held:
         progress(gathered.samples)
+    tensors = gathered.sketches()
+    before = {t: tensors.pop(i) for t, i in run.before.items()}
     return Statistics(
-        gathered.sketches(), st.model_hash(model), dict(run.copies), domains or {}, gathered.samples, gathered.skipped,
-        gathered.fingerprint, sequence=gathered.sequences(),
+        tensors, st.model_hash(model), dict(run.copies), domains or {}, gathered.samples, gathered.skipped,
+        gathered.fingerprint, sequence=gathered.sequences(tensors), before=before, channels=gathered.by_channel.found,
     )  # fmt: skip
 
 
 class _Gathered:
     """Sums up what blocks give, in 64 bits. A block's results are fetched when the next one has started."""
 
-    def __init__(self, run: Pass, sequence: bool, seed: int):
-        self.run, self.sequence, self.seed = run, sequence, seed
+    def __init__(self, run: Pass, sequence: bool, seed: int, by_channel: ByChannel):
+        self.run, self.sequence, self.seed, self.by_channel = run, sequence, seed, by_channel
         self.samples = self.skipped = self.pending = 0
         self.histograms = run.fresh()
         self.fingerprint: str = st.add_fingerprints([])
@@ -116,6 +130,7 @@ class _Gathered:
             self._flush()
         hashes = [st.sample_hash(a[i] for a in batch.arrays) for i in range(len(batch))]
         self.histograms, results = self.run(self.histograms, batch, words(hashes, self.run.draws, self.seed))
+        self.by_channel.add(batch.arrays)
         self.samples, self.pending = self.samples + len(batch), self.pending + len(batch)
         self.waiting.append((results, len(batch)))
         self.fingerprint = st.add_fingerprints([self.fingerprint, *hashes])
@@ -164,11 +179,11 @@ class _Gathered:
             found[w.index] = sketch
         return found
 
-    def sequences(self) -> dict[int, np.ndarray] | None:
+    def sequences(self, tensors: Container[int]) -> dict[int, np.ndarray] | None:
         if not self.sequence:
             return None
         ends = st.float_of(np.concatenate(self.ends))
-        return {w.index: np.ascontiguousarray(ends[:, k]) for k, w in enumerate(self.run.watches)}
+        return {w.index: np.ascontiguousarray(ends[:, k]) for k, w in enumerate(self.run.watches) if w.index in tensors}
 
 
 class _Column:

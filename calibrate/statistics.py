@@ -225,7 +225,8 @@ class Statistics:
     like; they have no sketch of their own). domains: model input -> Domain, where the data's type declares one. samples, skipped:
     samples seen, samples left out because they held NaN or infinity. model: hash of the file. data: fingerprint of the samples,
     the same in any order. sequence: tensor index -> (samples, 2) float32, each sample's smallest and largest value in the order seen;
-    the only part that depends on order, kept for `moving_average`.
+    the only part that depends on order, kept for `moving_average`. before: tensor index -> Sketch of what its op gave before the fused
+    activation; channels: tensor index -> a Sketch for each channel (last axis); both of the tensors asked for.
     """
 
     tensors: Mapping[int, Sketch]
@@ -237,6 +238,8 @@ class Statistics:
     data: str = "0" * 32
     numerics: int = NUMERICS
     sequence: Mapping[int, np.ndarray] | None = None
+    before: Mapping[int, Sketch] = field(default_factory=dict)
+    channels: Mapping[int, tuple[Sketch, ...]] = field(default_factory=dict)
 
     def __eq__(self, other: object) -> bool:
         """Equal in everything that does not depend on the order of the samples."""
@@ -251,7 +254,10 @@ class Statistics:
         return self.tensors.get(self.copies.get(index, index))
 
     def merge(self, *others: Statistics) -> Statistics:
-        """The statistics of all data sets together. Raises: BadData for another model, numerics version or set of tensors."""
+        """The statistics of all data sets together: shards of one, or what an earlier run saved and what the rest of the data gave.
+
+        *Raises*: BadData for another model, numerics version or set of tensors.
+        """
         return reduce(_merge_two, others, self)
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
@@ -265,8 +271,9 @@ def _merge_two(a: Statistics, b: Statistics) -> Statistics:
     for name, words in (("model", "different models"), ("numerics", "different numerics versions")):
         if getattr(a, name) != getattr(b, name):
             raise BadData(f"statistics of {words} cannot be merged", found=getattr(b, name), expected=getattr(a, name))
-    if set(a.tensors) != set(b.tensors):
-        raise BadData("statistics of different sets of tensors cannot be merged", found=sorted(set(a.tensors) ^ set(b.tensors)))
+    for name in ("tensors", "before", "channels"):
+        if (different := set(getattr(a, name)) ^ set(getattr(b, name))) != set():
+            raise BadData("statistics of different sets of tensors cannot be merged", where=name, found=sorted(different))
     sequence = None
     if a.sequence is not None and b.sequence is not None:
         sequence = {t: np.concatenate([a.sequence[t], b.sequence[t]]) for t in a.sequence}
@@ -278,6 +285,8 @@ def _merge_two(a: Statistics, b: Statistics) -> Statistics:
         skipped=a.skipped + b.skipped,
         data=add_fingerprints((a.data, b.data)),
         sequence=sequence,
+        before={t: merge_sketches(s, b.before[t]) for t, s in a.before.items()},
+        channels={t: tuple(map(merge_sketches, row, b.channels[t])) for t, row in a.channels.items()},
     )
 
 

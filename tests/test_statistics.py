@@ -13,8 +13,9 @@ import calibrate
 from calibrate import folding, observe
 from calibrate import statistics as st
 from calibrate.feeding import Scaling
-from qsim.errors import BadData, WriteFailed
+from qsim.errors import BadData, BadRange, WriteFailed
 from qsim.function import Function
+from qsim.scheme import scheme_named
 
 MODEL = float_net()
 X = images(100)
@@ -158,6 +159,17 @@ def test_large_tensors_are_sampled_by_whole_pixels():
     assert set(histogram[(st.key_of(np.arange(24)) >> st.SHIFT) + st.ZERO]) <= {3 * len(positions), 3 * len(positions) - 1}
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_every_channel_has_its_share_of_the_sampled_elements(seed):
+    rng = np.random.default_rng(seed)
+    shape = (1, *(int(n) for n in rng.integers(20, 120, 2)), int(rng.integers(1, 400)))
+    positions, channels = folding.sampled_positions(shape), shape[-1]
+    assert (positions is None) == (np.prod(shape) <= folding.MOST_SAMPLED or -(-folding.MOST_SAMPLED // channels) >= shape[1] * shape[2])
+    x = np.broadcast_to(np.arange(channels, dtype=np.float32), shape)
+    part = np.asarray(folding.sampled(jnp.asarray(x), folding.Watch(0, x.size, channels, positions)))
+    assert set(np.unique(part, return_counts=True)[1]) == {part.size // channels} and len(np.unique(part)) == channels
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_device_side_meets_the_definition(kind):
     x = draw(kind, np.random.default_rng(5), (16, 77))
@@ -218,6 +230,56 @@ def test_domains_come_from_the_data_type(whole):
 
     found = observe(MODEL, Scaled([X]))
     assert (found.domains[0].low, found.domains[0].high) == (-0.5, 0.5) and found.tensors[0].max <= 0.5
+
+
+def test_every_element_counts_where_asked(monkeypatch):
+    monkeypatch.setattr(folding, "MOST_SAMPLED", 64)
+    part, exact = (folding._watches(MODEL, None, exact)[0] for exact in (False, True))
+    assert any(w.positions is not None for w in part) and all(w.positions is None for w in exact)
+
+
+# ---------------------------------------------------------------- before the activation, by channel
+
+
+@pytest.fixture(scope="module")
+def more():
+    return observe(MODEL, X, before=["hidden"], channels=["hidden", "logits"])
+
+
+def test_values_before_the_activation(whole, more):
+    bare = MODEL.graph.nodes[0]
+    bare = bare.but(options=bare.options.but(fused_activation_function="NONE"))
+    model = MODEL.but(graphs=(MODEL.graph.but(nodes=(bare, *MODEL.graph.nodes[1:])),))
+    assert more.before == {3: observe(model, X, taps=["hidden"]).tensors[3]}
+    assert more.before[3].min < 0 == more.tensors[3].min and more.before[3].max == more.tensors[3].max
+    assert more.tensors == whole.tensors and more.model == whole.model
+    for key in ("deep", "image"):
+        with pytest.raises(BadRange, match=f"nothing before it.*{key}|{key}.*nothing before it"):
+            observe(MODEL, X, before=[key])
+
+
+def test_channels_are_sketches_of_their_own(whole, more):
+    _, taps = MODEL.function("float", taps="all").batch(X.astype(np.float32))
+    assert set(more.channels) == {3, 11} and len(more.channels[3]) == 8
+    for t, row in more.channels.items():
+        assert row == tuple(st.sketch_array(np.moveaxis(taps[t], -1, 0)[c].reshape(len(X), -1)) for c in range(len(row)))
+        assert sum(s.counts.sum() for s in row) == more.tensors[t].counts.sum()
+    scheme = scheme_named("sim:a4cw4")
+    keys = calibrate.channel_ranges(MODEL, X, scheme=scheme)
+    full = observe(MODEL, X, taps=["hidden"], channels=list(keys))
+    for strategy in ("minmax", "mse"):
+        same = zip(*(calibrate.channel_ranges(MODEL, d, strategy, scheme=scheme).values() for d in (X, full)), strict=True)
+        assert all(np.array_equal(a, b) for a, b in same)
+    with pytest.raises(BadRange, match="by channel"):
+        calibrate.channel_ranges(MODEL, more, scheme=scheme)
+
+
+def test_what_was_saved_and_the_rest_of_the_data_are_the_whole(more, tmp_path):
+    how = {"before": ["hidden"], "channels": ["hidden", "logits"]}
+    observe(MODEL, X[:37], **how).save(tmp_path / "a.npz")
+    assert calibrate.load_statistics(tmp_path / "a.npz").merge(observe(MODEL, X[37:], **how)) == more
+    with pytest.raises(BadData, match="different sets"):
+        more.merge(observe(MODEL, X, before=["hidden"]))
 
 
 # ---------------------------------------------------------------- the file
