@@ -16,12 +16,13 @@ from qsim.quantizer import quantize
 from qsim.recipe import Schemes
 from qsim.scheme import INT8
 
-from . import evaluation
+from . import evaluation, sources
 from .feeding import Batch, Scaling, feed
 from .folding import COPIES
 from .observer import observe_fed
 from .ranging import Ranges, several
-from .statistics import Statistics, add_fingerprints, sample_hash
+from .splits import contents, group_ids, units
+from .statistics import Statistics
 from .strategies import candidates
 
 WIDE = "minmax:headroom=1.1"
@@ -92,6 +93,7 @@ def choose(
     groups: Sequence[Any] | None = None,
     input_range: Any = None,
     progress: Callable[[int], None] | None = None,
+    dead_range: bool = False,
 ) -> tuple[Ranges, Table]:
     """The ranges of the strategy that changes the model's outputs least, and the table of all candidates.
 
@@ -104,10 +106,12 @@ def choose(
     that were compared, from four fifths of the samples. Fewer than 32 samples, or a single group: min/max, and the table says so; where
     all codes have 16 bits: min/max with headroom 1.1.
 
-    progress: called with the number of samples seen so far, over all passes. *Raises*: as `observe`, `ranges` and `quantize`; BadRecipe
-    for another task.
+    progress: called with the number of samples seen so far, over all passes. dead_range: as in `ranges`. *Raises*: as `observe`, `ranges`
+    and `quantize`; BadRecipe for another task.
     """
-    return choose_with_statistics(model, batches, scheme, task=task, groups=groups, input_range=input_range, progress=progress)[:2]
+    return choose_with_statistics(
+        model, batches, scheme, task=task, groups=groups, input_range=input_range, progress=progress, dead_range=dead_range
+    )[:2]  # fmt: skip
 
 
 def choose_with_statistics(
@@ -119,6 +123,7 @@ def choose_with_statistics(
     groups: Sequence[Any] | None = None,
     input_range: Any = None,
     progress: Callable[[int], None] | None = None,
+    dead_range: bool = False,
 ) -> tuple[Ranges, Table, Statistics]:
     """`choose`, and the statistics from which the ranges were made."""
     if task not in (None, *TASKS):
@@ -126,18 +131,18 @@ def choose_with_statistics(
     source = Repeatable(model, batches)
     if set(layout(model, scheme).types) <= {"int16"}:
         words = f"{WIDE}: 16 bits need no clipping"
-        return _settled(model, source, scheme, input_range, WIDE, words, progress)
-    hashes = [sample_hash(a[i] for a in b.arrays) for b in source.fed() for i in range(len(b))]
+        return _settled(model, source, scheme, input_range, WIDE, words, progress, dead_range)
+    hashes = source.contents()
     ids = group_ids(groups, len(hashes))
     held = held_back(hashes, ids) if len(hashes) >= FEWEST else np.zeros(len(hashes), bool)
     if not held.any():
         why = f"fewer than {FEWEST}" if len(hashes) < FEWEST else "all in one group"
         words = f"minmax: {len(hashes)} samples, {why}, are too few to hold some back and compare strategies"
-        return _settled(model, source, scheme, input_range, "minmax", words, progress)
+        return _settled(model, source, scheme, input_range, "minmax", words, progress, dead_range)
     kept: list[Batch] = []
-    stats = observe_fed(model, _parted(source.fed(), held, kept), source.scaling, sequence=False, progress=progress)
+    stats = observe_fed(model, _parted(source.fed(), held, kept), source.scaling, sequence=dead_range, progress=progress)
     names = candidates()
-    found = several(model, stats, names, scheme, input_range)
+    found = several(model, stats, names, scheme, input_range, dead_range=dead_range)
     arrays = tuple(np.concatenate(parts) for parts in zip(*(b.arrays for b in kept), strict=True))
     seen = stats.samples
 
@@ -157,7 +162,7 @@ def choose_with_statistics(
 
 
 class Repeatable:
-    """Data that can be gone through twice: an iterator's batches are kept as they came."""
+    """Data that can be gone through twice: an iterator's batches are kept as they came, up to 1 GiB (`sources.kept`)."""
 
     def __init__(self, model: Model, batches: Any):
         self.model, self.scaling = model, getattr(batches, "scaling", None) or Scaling()
@@ -166,37 +171,26 @@ class Repeatable:
     def fed(self) -> Iterator[Batch]:
         return feed(self.model, self.batches)
 
+    def contents(self) -> list[int]:
+        """The content hash of every sample; one pass."""
+        return contents(self.model, self.batches)
+
 
 class _Kept(list[Any]):
     def __init__(self, items: Iterable[Any], scaling: Scaling):
-        super().__init__(items)
+        super().__init__(sources.kept(items))
         self.scaling = scaling
 
 
-def group_ids(groups: Sequence[Any] | None, count: int) -> np.ndarray | None:
-    if groups is None:
-        return None
-    ids = np.asarray(groups)
-    if ids.shape != (count,):
-        raise BadData("groups give one id per sample", found=ids.shape, expected=(count,))
-    return np.unique(ids, return_inverse=True)[1]
-
-
 def held_back(hashes: Sequence[int], groups: np.ndarray | None = None) -> np.ndarray:
-    """(N,) bool: the held-back samples. A unit (a group; without groups all samples of equal content) is held back or kept as a whole.
+    """(N,) bool: the held-back samples. A unit (`splits.units`: a group, samples of equal content) is held back or kept as a whole.
 
     Units are taken in ascending order of their hash (the sum of their samples' modulo 2^128) while at most a fifth of the samples is
     held back, the first one always; none where there is only one unit.
     """
-    keys = list(hashes) if groups is None else groups.tolist()
-    members: dict[Any, list[int]] = {}
-    for k, key in enumerate(keys):
-        members.setdefault(key, []).append(k)
-    held = np.zeros(len(keys), bool)
-    if len(members) < 2:
-        return held
-    for unit in sorted(members.values(), key=lambda m: (add_fingerprints(hashes[k] for k in m), m)):
-        if held.any() and held.sum() + len(unit) > len(keys) // PART:
+    ordered, held = units(hashes, groups), np.zeros(len(hashes), bool)
+    for unit in ordered if len(ordered) > 1 else ():
+        if held.any() and held.sum() + len(unit) > len(hashes) // PART:
             break
         held[unit] = True
     return held
@@ -210,9 +204,9 @@ def _parted(fed: Iterable[Batch], held: np.ndarray, kept: list[Batch]) -> Iterat
         if len(mask) < len(b):
             break
         at += len(b)
-        kept.append(Batch(tuple(a[mask] for a in b.arrays), b.types))
+        kept.append(b.rows(mask))
         if not mask.all():
-            yield Batch(tuple(a[~mask] for a in b.arrays), b.types)
+            yield b.rows(~mask)
     else:
         if at == len(held):
             return
@@ -332,9 +326,9 @@ def _table(
 
 
 def _settled(
-    model: Model, source: Repeatable, scheme: Schemes, input_range: Any, strategy: str, words: str, progress: Any
+    model: Model, source: Repeatable, scheme: Schemes, input_range: Any, strategy: str, words: str, progress: Any, dead_range: bool
 ) -> tuple[Ranges, Table, Statistics]:
     """The ranges of a strategy that nothing is compared with, from all samples."""
-    stats = observe_fed(model, source.fed(), source.scaling, sequence=False, progress=progress)
-    ranges = several(model, stats, [strategy], scheme, input_range)[0]
+    stats = observe_fed(model, source.fed(), source.scaling, sequence=dead_range, progress=progress)
+    ranges = several(model, stats, [strategy], scheme, input_range, dead_range=dead_range)[0]
     return ranges, Table("", (Row(strategy, float("nan"), 0.0, 0.0, True),), stats.samples, 0, words), stats

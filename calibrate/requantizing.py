@@ -22,12 +22,13 @@ from qsim.requantizer import Changes, requantize
 from qsim.scheme import INT8, INT16X8, UINT8, Scheme
 
 from . import evaluation
-from .choosing import FEWEST, PART, TASKS, Repeatable, decide, group_ids, score
+from .choosing import FEWEST, PART, TASKS, Repeatable, decide, score
 from .feeding import Batch
 from .observer import observe_fed
 from .ranging import rank, several
 from .recalibrating import borrowed, channel_ratios, measured, problems_of
-from .statistics import Statistics, add_fingerprints, sample_hash
+from .splits import deal, group_ids, units
+from .statistics import Statistics
 from .strategies import Strategy, candidates
 from .trials import Bench, scores
 
@@ -116,7 +117,7 @@ def improve(
     if asked.task not in (None, *TASKS):
         raise BadRecipe("unknown task", found=asked.task, expected=", ".join(TASKS))
     source = Repeatable(model, batches)
-    hashes = [sample_hash(a[i] for a in b.arrays) for b in source.fed() for i in range(len(b))]
+    hashes = source.contents()
     ids = group_ids(groups, len(hashes))
     if labels is not None and len(labels) != len(hashes):
         raise BadData("labels are one a sample", found=len(labels), expected=len(hashes))
@@ -129,20 +130,11 @@ def improve(
 
 
 def parts(hashes: Sequence[int], groups: np.ndarray | None = None, count: int = PART) -> np.ndarray:
-    """(N,) the part of each sample, 0 to count - 1. A unit (a group; without groups all samples of equal content) stays together.
+    """(N,) the part of each sample, 0 to count - 1. A unit (`splits.units`: a group, samples of equal content) stays together.
 
     Units are dealt in ascending order of their hash, each to the part that has the fewest samples so far.
     """
-    keys = list(hashes) if groups is None else groups.tolist()
-    members: dict[Any, list[int]] = {}
-    for k, key in enumerate(keys):
-        members.setdefault(key, []).append(k)
-    found, sizes = np.zeros(len(keys), np.int64), [0] * count
-    for unit in sorted(members.values(), key=lambda m: (add_fingerprints(hashes[k] for k in m), m)):
-        smallest = sizes.index(min(sizes))
-        found[unit] = smallest
-        sizes[smallest] += len(unit)
-    return found
+    return deal(units(hashes, groups), np.ones(count))
 
 
 def _hopeless(count: int, plan: Relayout) -> str:

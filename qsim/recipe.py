@@ -15,6 +15,7 @@ import numpy as np
 from . import foreign
 from .errors import BadRange, BadRecipe
 from .graph import Graph, Model, Node, QParams
+from .patterns import require_quick
 from .scheme import FLOAT32, Scheme, scheme_named
 from .types import code_range
 
@@ -69,6 +70,7 @@ class Recipe:
     def schemes(self, model: Model) -> dict[int, Scheme]:
         """The scheme of each node of the primary graph. *Raises*: BadRecipe naming rules and tensors that match nothing."""
         graph = model.graph
+        require_quick(tuple(r.regex for r in self.rules), tuple(name_of(graph, n) for n in graph.nodes))
         self._require_matches(graph)
         found = {n.index: [r.scheme for r in self.rules if r.matches(graph, n)] for n in graph.nodes}
         return {index: schemes[-1] if schemes else FLOAT32 for index, schemes in found.items()}
@@ -111,7 +113,7 @@ def load_recipe(path: str | Path) -> Recipe:
     `tensors` (tables with `name` and `range`, or `scale` and `zero_point`), `ignore` (names that match stay as they are), `default`
     (the scheme of all ops, or another recipe file beside this one). *Raises*: BadRecipe naming file and entry.
     *Differs*: an op for which LiteRT has no kernel stays as it is, and the report says why, where ai-edge-quantizer writes the file.
-    Its algorithms other than min/max and float casting are refused by name, and asymmetric weights without explicit DEQUANTIZE.
+    Its algorithms other than min/max, OCTAV and float casting are refused by name, and asymmetric weights without explicit DEQUANTIZE.
     """
     path = Path(path)
     try:

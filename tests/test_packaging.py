@@ -40,6 +40,10 @@ CALIBRATE = {
     "round_weights",
     "improve",
     "propose_splits",
+    "three_way",
+    "evaluate",
+    "compare",
+    "sweep",
 }
 HEAVY = ("numpy", "jax", "jaxlib", "scipy", "optax", "tflite", "flatbuffers", "altair", "PIL", "ai_edge_litert")
 
