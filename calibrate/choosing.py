@@ -269,7 +269,7 @@ def loss_of(graph: Graph, task: str | None) -> tuple[str, Callable[[Any, Any], n
 
     KL needs every output to be probabilities from SOFTMAX, or the task to be classification.
     """
-    soft = [_from_softmax(graph, t) for t in graph.outputs]
+    soft = [from_softmax(graph, t) for t in graph.outputs]
     if task == "regression" or not (all(soft) or task == "classification"):
         return "sqnr", lambda a, b: sum(evaluation.noise(r, o) for r, o in zip(a, b, strict=True))  # type: ignore[return-value]
 
@@ -282,7 +282,8 @@ def loss_of(graph: Graph, task: str | None) -> tuple[str, Callable[[Any, Any], n
     return "kl", loss
 
 
-def _from_softmax(graph: Graph, t: int) -> bool:
+def from_softmax(graph: Graph, t: int) -> bool:
+    """Whether a tensor holds what a SOFTMAX gave, moved at most."""
     while t in graph.producer:
         node = graph.nodes[graph.producer[t]]
         if node.op not in COPIES:
