@@ -22,8 +22,8 @@ class Aciq:
     range is (0, alpha spread), with one bit more for alpha, as half the width is stored. alpha: `laplace_alpha`, `gauss_alpha`.
 
     *Restates*: Banner, Nahshan and Soudry, "Post training 4-bit quantization of convolutional networks for rapid-deployment" (NeurIPS
-    2019), its "Analytical clipping for integer quantization". *Differs*: 0 is a code and the mean need not be, as everywhere here; sigma is measured, where the
-    authors' code takes it from the range.
+    2019), its "Analytical clipping for integer quantization". *Differs*: 0 is a code and the mean need not be, as everywhere here; sigma
+    is measured, where the authors' code takes it from the range.
     """
 
     shape: str = "laplace"
