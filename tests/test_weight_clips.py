@@ -102,16 +102,16 @@ def test_files_with_clipped_weights_are_what_litert_runs(name, oracle):
         assert np.array_equal(mine[0], theirs) if base.activation == "int8" else np.allclose(mine[0], theirs, atol=1e-5)
 
 
-def test_simulated_widths_take_every_rule():
+def test_simulated_widths_gain_from_clipping():
     model, x = float_net(), images(16)
     stats, real = calibrate.observe(model, x), x[:8].astype(np.float32)
     wanted = model.function("float").batch(real)[0]
     noise = {}
-    for rule in ("max", *RULES):
+    for rule in ("max", "mse"):
         scheme = replace(scheme_named("sim:a8w3"), clip=rule, rounding="nearest")
         made = qsim.quantize(model, calibrate.ranges(model, stats, "minmax", scheme), scheme)
         noise[rule] = float(np.square(made.function("fake").batch(real)[0] - wanted).sum())
-    assert len(set(noise.values())) == 4 and noise["mse"] < noise["max"]
+    assert noise["mse"] < noise["max"]
 
 
 def test_rules_that_say_nothing_are_refused():
