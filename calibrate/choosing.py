@@ -16,7 +16,7 @@ from qsim.quantizer import quantize
 from qsim.recipe import Schemes
 from qsim.scheme import INT8
 
-from . import evaluation
+from . import evaluation, sources
 from .feeding import Batch, Scaling, feed
 from .folding import COPIES
 from .observer import observe_fed
@@ -162,7 +162,7 @@ def choose_with_statistics(
 
 
 class Repeatable:
-    """Data that can be gone through twice: an iterator's batches are kept as they came."""
+    """Data that can be gone through twice: an iterator's batches are kept as they came, up to 1 GiB (`sources.kept`)."""
 
     def __init__(self, model: Model, batches: Any):
         self.model, self.scaling = model, getattr(batches, "scaling", None) or Scaling()
@@ -178,7 +178,7 @@ class Repeatable:
 
 class _Kept(list[Any]):
     def __init__(self, items: Iterable[Any], scaling: Scaling):
-        super().__init__(items)
+        super().__init__(sources.kept(items))
         self.scaling = scaling
 
 
@@ -204,9 +204,9 @@ def _parted(fed: Iterable[Batch], held: np.ndarray, kept: list[Batch]) -> Iterat
         if len(mask) < len(b):
             break
         at += len(b)
-        kept.append(Batch(tuple(a[mask] for a in b.arrays), b.types))
+        kept.append(b.rows(mask))
         if not mask.all():
-            yield Batch(tuple(a[~mask] for a in b.arrays), b.types)
+            yield b.rows(~mask)
     else:
         if at == len(held):
             return

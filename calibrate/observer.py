@@ -16,7 +16,7 @@ from qsim.errors import BadData
 from qsim.graph import Model
 
 from . import statistics as st
-from .feeding import Batch, Scaling, feed, finite, ports
+from .feeding import Batch, Scaling, feed, finite, ports, take
 from .folding import Pass, compiled
 from .statistics import Domain, Sketch, Statistics
 
@@ -67,12 +67,12 @@ def observe_fed(
         gathered.skipped += left_out
         block, held = [*block, batch], held + len(batch)
         while held >= run.block:
-            part, block, held = _take(block, run.block)
+            part, block, held = take(block, run.block)
             gathered.add(part)
             if progress:
                 progress(gathered.samples)
     if held:
-        gathered.add(_take(block, held)[0])
+        gathered.add(take(block, held)[0])
     gathered.close()
     if not gathered.samples:
         raise BadData("no samples left", found=f"{gathered.skipped} left out for NaN or infinity")
@@ -147,13 +147,6 @@ class _Gathered:
             return None
         ends = st.float_of(np.concatenate(self.ends))
         return {w.index: np.ascontiguousarray(ends[:, k]) for k, w in enumerate(self.run.watches)}
-
-
-def _take(block: list[Batch], n: int) -> tuple[Batch, list[Batch], int]:
-    """The first n samples of batches in a row, what is left, and how many samples that is."""
-    arrays = tuple(np.concatenate(parts) if len(block) > 1 else parts[0] for parts in zip(*(b.arrays for b in block), strict=True))
-    first, rest = Batch(tuple(a[:n] for a in arrays), block[0].types), Batch(tuple(a[n:] for a in arrays), block[0].types)
-    return first, [rest] if len(rest) else [], len(rest)
 
 
 def _domains(wanted: Sequence[Any], batch: Batch, scaling: Scaling) -> dict[int, Domain]:

@@ -25,7 +25,7 @@ from qsim.reader import load
 
 from . import evaluation
 from .archive import load_statistics
-from .candidates import Candidate, normal, of_text, strategy_for
+from .candidates import Candidate, is_own, normal, of_text, resolved, strategies_of, strategy_for
 from .choosing import loss_of
 from .correcting import corrected
 from .data import Data, open_data
@@ -34,6 +34,7 @@ from .observer import observe_fed
 from .ranging import Problem, Ranges, estimation_problems, rank
 from .splits import PARTS, SHARES, Splits, contents, given_splits, three_way
 from .statistics import Statistics, add_fingerprints, model_hash
+from .strategykey import strategy_key
 
 VERSION = f"qsim {__version__}, numerics {NUMERICS}"
 CORRECTED_ON = 512  # samples that corrections see
@@ -97,7 +98,8 @@ class Lab:
 
     def key(self, unit: Unit) -> str:
         """The key of a unit's result: SHA-256 of all that the result depends on."""
-        return _digest([self.hash, unit.candidate, self.fingerprint, VERSION, part_of(unit)])
+        own = [strategy_key(resolved(s)) for s in strategies_of([of_text(unit.candidate)]) if is_own(s)]
+        return _digest([self.hash, unit.candidate, *own, self.fingerprint, VERSION, part_of(unit)])
 
     # ranges
 
@@ -132,7 +134,7 @@ class Lab:
         key = (c.scheme, c.per_channel, c.samples, c.draw, strategy)
         if key not in self._ranges:
             problems, notes = self.problems(c)
-            self._ranges[key] = rank(self.model, problems, [strategy], notes)[0]
+            self._ranges[key] = rank(self.model, problems, [resolved(strategy)], notes)[0]
         return self._ranges[key]
 
     def allotted(self, c: Candidate) -> Ranges:

@@ -15,6 +15,7 @@ import numpy as np
 from . import foreign
 from .errors import BadRange, BadRecipe
 from .graph import Graph, Model, Node, QParams
+from .patterns import require_quick
 from .scheme import FLOAT32, Scheme, scheme_named
 from .types import code_range
 
@@ -69,6 +70,7 @@ class Recipe:
     def schemes(self, model: Model) -> dict[int, Scheme]:
         """The scheme of each node of the primary graph. *Raises*: BadRecipe naming rules and tensors that match nothing."""
         graph = model.graph
+        require_quick(tuple(r.regex for r in self.rules), tuple(name_of(graph, n) for n in graph.nodes))
         self._require_matches(graph)
         found = {n.index: [r.scheme for r in self.rules if r.matches(graph, n)] for n in graph.nodes}
         return {index: schemes[-1] if schemes else FLOAT32 for index, schemes in found.items()}

@@ -14,16 +14,15 @@ import numpy as np
 
 import calibrate
 from calibrate.choosing import Table, choose_with_statistics
-from calibrate.data import read_arrays
 from calibrate.statistics import Statistics
 from calibrate.strategies import TABLE, parse
-from qsim.errors import BadData, BadRecipe, Unsupported
+from qsim.errors import BadRecipe, Unsupported
 from qsim.graph import Model
 from qsim.layout import layout
 from qsim.recipe import Recipe, Schemes, load_recipe
 from qsim.scheme import INT8, Scheme, scheme_named
 
-from .samples import Samples, declared_domain, read
+from .samples import ALL, Pick, Samples, declared_domain, read
 from .screen import cells, progress, say, table
 from .values import Affine
 
@@ -41,7 +40,7 @@ class Request:
     affine: Affine = field(default_factory=Affine)
     input_range: tuple[float, float] | None = None
     task: str | None = None
-    groups: str | None = None
+    pick: Pick = ALL
     dead_range: bool = False
 
 
@@ -124,11 +123,17 @@ def strategy_of(text: str) -> Any:
         if text != "auto":
             parse(text)
         return text
+    return imported(text, ", ".join(NAMES) + " or module:function")
+
+
+def imported(text: str, expected: str = "module:function") -> Any:
+    """What `module:name` names, typed by the user (so its module may be imported). *Raises*: BadRecipe."""
+    module, _, name = text.partition(":")
     sys.path.insert(0, os.getcwd())
     try:
         return getattr(import_module(module), name)
-    except (ImportError, AttributeError) as fault:
-        raise BadRecipe(f"no strategy {text!r}: {fault}", expected=", ".join(NAMES) + " or module:function") from fault
+    except (ImportError, AttributeError, ValueError) as fault:
+        raise BadRecipe(f"nothing is named {text!r}: {fault}", expected=expected) from fault
     finally:
         sys.path.pop(0)
 
@@ -139,7 +144,7 @@ def choose_ranges(model: Model, asked: Request) -> Choice:
     strategy = strategy_of(asked.strategy)
     if model.is_quantized:
         raise Unsupported("the model is quantized already; calibrating needs a float source", where=model.path)
-    samples = read(asked.data, model, "float", asked.affine)
+    samples = read(asked.data, model, "float", asked.affine, asked.pick)
     domain, why = _domain(samples, asked)
     for note in (*samples.notes, why):
         say(f"note: {note}")
@@ -153,17 +158,15 @@ def choose_ranges(model: Model, asked: Request) -> Choice:
 
 def corrected(model: Model, made: Model, asked: Request, how: str) -> tuple[Model, Table]:
     """(the quantized model, corrected as asked, and how it was decided)."""
-    samples = read(asked.data, model, "float", asked.affine)
-    groups = group_numbers(asked.groups, asked.data, len(samples))
+    samples = read(asked.data, model, "float", asked.affine, asked.pick)
     with progress("correcting", None) as step:
-        return calibrate.correct(model, made, Batches(samples), how, task=asked.task, groups=groups, progress=step)
+        return calibrate.correct(model, made, Batches(samples), how, task=asked.task, groups=samples.groups, progress=step)
 
 
 def _auto(model: Model, samples: Samples, asked: Request, scheme: Schemes, domain: Any, why: str) -> Choice:
-    groups = group_numbers(asked.groups, asked.data, len(samples))
     with progress("comparing strategies", None) as step:
         ranges, compared, stats = choose_with_statistics(
-            model, Batches(samples), scheme, task=asked.task, groups=groups, input_range=domain, progress=steps(step),
+            model, Batches(samples), scheme, task=asked.task, groups=samples.groups, input_range=domain, progress=steps(step),
             dead_range=asked.dead_range,
         )  # fmt: skip
     words, seen = f"auto, {compared.chosen}", (compared.chosen, stats, domain, asked.dead_range)
@@ -199,17 +202,3 @@ def _domain(samples: Samples, asked: Request) -> tuple[tuple[float, float] | Non
     if declared is None:
         return None, "the input's range is what the data show; --input-range declares it"
     return declared, f"input range {declared[0]:g} .. {declared[1]:g}: all that {samples.stored[0]} data can hold"
-
-
-def group_numbers(asked: str | None, data: Path, count: int) -> list[int] | None:
-    """A group number per sample: blocks of N samples in a row, or the array of that key in the data file."""
-    if asked is None:
-        return None
-    if asked.isdigit():
-        if int(asked) < 1:
-            raise BadRecipe("--groups takes a number of samples above 0, or a key", found=asked)
-        return (np.arange(count) // int(asked)).tolist()
-    arrays = {} if data.is_dir() else read_arrays(data)
-    if asked not in arrays or arrays[asked].shape != (count,):
-        raise BadData(f"no array {asked!r} with one group number a sample", where=str(data), found=", ".join(arrays) or "no arrays")
-    return np.unique(arrays[asked], return_inverse=True)[1].tolist()

@@ -10,8 +10,9 @@ import pytest
 from small import float_net, images
 
 from calibrate import open_data
-from calibrate.data import decode, read_arrays
+from calibrate.arrayfiles import read_arrays
 from calibrate.feeding import Port, Scaling, admit, declared, feed, finite, ports
+from calibrate.images import decode
 from qsim.errors import BadData, BadRange
 
 MODEL = float_net()
