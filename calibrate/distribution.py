@@ -73,18 +73,23 @@ def absolute(d: Distribution) -> Distribution:
     starts, where = np.unique(lower, return_inverse=True)
     upper = np.full(len(starts), 0.0)
     np.maximum.at(upper, where, np.where(below, -d.lower, d.upper))
-    weight = np.bincount(where, weights=d.weight, minlength=len(starts))
-    return replace(d, lower=starts, upper=upper, weight=weight, min=float(starts[0]), max=max(-d.min, d.max), sequence=None)
+    made = replace(d, lower=starts, upper=upper, min=float(starts[0]), max=max(-d.min, d.max), sequence=None)
+    return _regrouped(made, d, where)
 
 
 def clamped(d: Distribution, low: float, high: float) -> Distribution:
     """The distribution of min(max(x, low), high). *Domain*: low <= 0 <= high; ends may be infinite."""
     pairs = np.clip(np.stack([d.lower, d.upper], axis=1), low, high)
     ends, where = np.unique(pairs, axis=0, return_inverse=True)
-    weight = np.bincount(where.reshape(-1), weights=d.weight, minlength=len(ends))
     sequence = None if d.sequence is None else np.clip(d.sequence, low, high)
     least, most = (float(np.clip(end, low, high)) for end in (d.min, d.max))
-    return replace(d, lower=ends[:, 0], upper=ends[:, 1], weight=weight, min=least, max=most, sequence=sequence)
+    made = replace(d, lower=ends[:, 0], upper=ends[:, 1], min=least, max=most, sequence=sequence)
+    return _regrouped(made, d, where.reshape(-1))
+
+
+def _regrouped(made: Distribution, d: Distribution, where: np.ndarray) -> Distribution:
+    """A distribution with the elements of `d`, those of whose interval k are now in interval where[k]."""
+    return replace(made, weight=np.bincount(where, weights=d.weight, minlength=len(made.lower)))
 
 
 def nonzero(d: Distribution) -> Distribution:

@@ -42,7 +42,7 @@ def rows(name: str, samples: int) -> Iterator[dict[str, Any]]:
             for rule in RULES:
                 made = qsim.quantize(model, ranges, replace(scheme, clip=rule, rounding=rounding))
                 run = run or made.function("fake" if scheme.is_simulated else "integer")
-                y = run.run_samples(run.lower(made), x)[0].reshape(len(x), -1)  # one compile: only numbers differ
+                y = run.run_samples(run.lower(made), x[:, None])[0].reshape(len(x), -1)  # one compile: only numbers differ
                 told = {"net": name, "scheme": scheme.name, "rounding": rounding, "rule": rule}
                 if labels is None:
                     yield {**told, "sqnr_db": evaluation.sqnr(reference, y)}
