@@ -17,6 +17,7 @@ from .comparing import DRAWS, Estimate, Paired, estimate, paired
 from .evaluation import reals
 from .feeding import Batch, feed, finite, ports, rebatched
 from .metrics import Items, Metric, require_distinct, usual
+from .sharding import function_on
 from .splits import group_ids
 from .statistics import sample_hash
 
@@ -127,7 +128,7 @@ def outputs_of(function: Function, arrays: Sequence[np.ndarray]) -> tuple[np.nda
 
 
 def _function(model: Model | Function, mode: str, flavour: str) -> Function:
-    return model if isinstance(model, Function) else Function(model, mode, flavour)
+    return model if isinstance(model, Function) else function_on(model, mode, flavour)
 
 
 def _checked(run: Function, data: Any) -> Iterator[tuple[int, Batch]]:
