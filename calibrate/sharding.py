@@ -80,10 +80,10 @@ class Sharded(Function):
         return lax.map(lambda xs: sample(prepared, *xs), chunks)
 
 
-def function_on(model: Model, mode: str, flavour: str, devices: Sequence[Any] | None = None) -> Function:
+def function_on(model: Model, mode: str, flavour: str, taps: Any = None, devices: Sequence[Any] | None = None) -> Function:
     """A model's function over devices (default: all); the plain one where there is one."""
     found = jax.devices() if devices is None else list(devices)
-    return Function(model, mode, flavour) if len(found) == 1 else Sharded(model, mode, flavour, devices=found)
+    return Function(model, mode, flavour, taps) if len(found) == 1 else Sharded(model, mode, flavour, taps, devices=found)
 
 
 def observe_on(model: Model, data: Data, devices: Sequence[Any] | None = None, **options: Any) -> Statistics:
