@@ -13,7 +13,7 @@ from qsim.errors import BadData
 from qsim.function import Function
 from qsim.graph import Model
 
-from .comparing import DRAWS, Estimate, Paired, estimate, paired
+from .comparing import DRAWS, Estimate, Paired, estimates, paired
 from .evaluation import reals
 from .feeding import Batch, feed, finite, ports, rebatched
 from .metrics import Items, Metric, require_distinct, usual
@@ -96,7 +96,7 @@ def compare(ours: Evaluation, theirs: Evaluation, *, draws: int = DRAWS, seed: i
     if ours.data != theirs.data:
         raise BadData("the two were evaluated on other samples, or in another order", found=ours.samples, expected=theirs.samples)
     both = [m for m in ours.metrics if m.name in theirs.columns]
-    return tuple(paired(m, ours.columns[m.name], theirs.columns[m.name], ours.groups, draws=draws, seed=seed) for m in both)
+    return paired(both, ours.columns, theirs.columns, ours.groups, draws=draws, seed=seed)
 
 
 class Gathered:
@@ -117,7 +117,7 @@ class Gathered:
     def evaluation(self, data: str = "", groups: np.ndarray | None = None, draws: int = DRAWS, seed: int = 0) -> Evaluation:
         columns = {name: np.concatenate(parts) for name, parts in self.parts.items()}
         metrics = self.metrics or ()
-        values = {m.name: estimate(m, columns[m.name], groups, draws=draws, seed=seed) for m in metrics}
+        values = estimates(metrics, columns, groups, draws=draws, seed=seed)
         return Evaluation(self.samples, values, data, groups, metrics, columns)
 
 

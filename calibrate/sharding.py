@@ -89,7 +89,7 @@ def function_on(model: Model, mode: str, flavour: str, taps: Any = None, devices
 def observe_on(model: Model, data: Data, devices: Sequence[Any] | None = None, **options: Any) -> Statistics:
     """`observe` with contiguous parts of the data on several devices (default: all) at the same time, merged: the same statistics.
 
-    options: as `observe`, but `progress`. *Raises*: as `observe`.
+    Each device compiles the pass for itself. options: as `observe`, but `progress`. *Raises*: as `observe`.
     """
     found = jax.devices() if devices is None else list(devices)
     rows = [r for r in np.array_split(np.arange(len(data)), len(found)) if len(r)]
