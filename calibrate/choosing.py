@@ -93,6 +93,7 @@ def choose(
     groups: Sequence[Any] | None = None,
     input_range: Any = None,
     progress: Callable[[int], None] | None = None,
+    dead_range: bool = False,
 ) -> tuple[Ranges, Table]:
     """The ranges of the strategy that changes the model's outputs least, and the table of all candidates.
 
@@ -105,10 +106,12 @@ def choose(
     that were compared, from four fifths of the samples. Fewer than 32 samples, or a single group: min/max, and the table says so; where
     all codes have 16 bits: min/max with headroom 1.1.
 
-    progress: called with the number of samples seen so far, over all passes. *Raises*: as `observe`, `ranges` and `quantize`; BadRecipe
-    for another task.
+    progress: called with the number of samples seen so far, over all passes. dead_range: as in `ranges`. *Raises*: as `observe`, `ranges`
+    and `quantize`; BadRecipe for another task.
     """
-    return choose_with_statistics(model, batches, scheme, task=task, groups=groups, input_range=input_range, progress=progress)[:2]
+    return choose_with_statistics(
+        model, batches, scheme, task=task, groups=groups, input_range=input_range, progress=progress, dead_range=dead_range
+    )[:2]  # fmt: skip
 
 
 def choose_with_statistics(
@@ -120,6 +123,7 @@ def choose_with_statistics(
     groups: Sequence[Any] | None = None,
     input_range: Any = None,
     progress: Callable[[int], None] | None = None,
+    dead_range: bool = False,
 ) -> tuple[Ranges, Table, Statistics]:
     """`choose`, and the statistics from which the ranges were made."""
     if task not in (None, *TASKS):
@@ -127,18 +131,18 @@ def choose_with_statistics(
     source = Repeatable(model, batches)
     if set(layout(model, scheme).types) <= {"int16"}:
         words = f"{WIDE}: 16 bits need no clipping"
-        return _settled(model, source, scheme, input_range, WIDE, words, progress)
+        return _settled(model, source, scheme, input_range, WIDE, words, progress, dead_range)
     hashes = source.contents()
     ids = source.groups(groups, len(hashes))
     held = held_back(hashes, ids) if len(hashes) >= FEWEST else np.zeros(len(hashes), bool)
     if not held.any():
         why = f"fewer than {FEWEST}" if len(hashes) < FEWEST else "all in one group"
         words = f"minmax: {len(hashes)} samples, {why}, are too few to hold some back and compare strategies"
-        return _settled(model, source, scheme, input_range, "minmax", words, progress)
+        return _settled(model, source, scheme, input_range, "minmax", words, progress, dead_range)
     kept: list[Batch] = []
-    stats = observe_fed(model, _parted(source.fed(), held, kept), source.scaling, sequence=False, progress=progress)
+    stats = observe_fed(model, _parted(source.fed(), held, kept), source.scaling, sequence=dead_range, progress=progress)
     names = candidates()
-    found = several(model, stats, names, scheme, input_range)
+    found = several(model, stats, names, scheme, input_range, dead_range=dead_range)
     arrays = tuple(np.concatenate(parts) for parts in zip(*(b.arrays for b in kept), strict=True))
     seen = stats.samples
 
@@ -326,9 +330,9 @@ def _table(
 
 
 def _settled(
-    model: Model, source: Repeatable, scheme: Schemes, input_range: Any, strategy: str, words: str, progress: Any
+    model: Model, source: Repeatable, scheme: Schemes, input_range: Any, strategy: str, words: str, progress: Any, dead_range: bool
 ) -> tuple[Ranges, Table, Statistics]:
     """The ranges of a strategy that nothing is compared with, from all samples."""
-    stats = observe_fed(model, source.fed(), source.scaling, sequence=False, progress=progress)
-    ranges = several(model, stats, [strategy], scheme, input_range)[0]
+    stats = observe_fed(model, source.fed(), source.scaling, sequence=dead_range, progress=progress)
+    ranges = several(model, stats, [strategy], scheme, input_range, dead_range=dead_range)[0]
     return ranges, Table("", (Row(strategy, float("nan"), 0.0, 0.0, True),), stats.samples, 0, words), stats

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qsim.errors import BadRecipe
+from qsim.function import Function
 from qsim.graph import Model
 
 from .choosing import FEWEST, MEASURES, Repeatable, Row, Table, held_back
@@ -49,7 +50,8 @@ def correct(
     if not len(parts.held[0]):
         return made, _settled("no", "corrections: too few samples to hold some back and compare")
     fit = tuple(x[:samples] for x in parts.rest)
-    found = [corrected(source, made, [fit], name, samples, progress) for name in HOW]
+    functions: list[Function] = []
+    found = [corrected(source, made, [fit], name, samples, progress, functions) for name in HOW]
     bench = Bench(source, task)
     reference = bench.reference(parts.held)
     losses = np.stack([bench.losses(reference, bench.outputs(m, parts.held)) for m in found])
@@ -57,11 +59,19 @@ def correct(
     return found[chosen], _table(bench.measure, losses, chosen, parts)
 
 
-def corrected(source: Model, made: Model, batches: Any, how: str, samples: int, progress: Callable[[int], None] | None) -> Model:
-    """The model corrected in one way. how: one of `HOW`."""
+def corrected(
+    source: Model,
+    made: Model,
+    batches: Any,
+    how: str,
+    samples: int,
+    progress: Callable[[int], None] | None = None,
+    functions: list[Function] | None = None,
+) -> Model:
+    """The model corrected in one way. how: one of `HOW`. functions: as in `correct_bias`."""
     if how == "weights":
         made = round_weights(source, made, batches, samples=samples, progress=progress)[0]
-    return made if how == "no" else correct_bias(source, made, batches, samples=samples, progress=progress)[0]
+    return made if how == "no" else correct_bias(source, made, batches, samples=samples, progress=progress, functions=functions)[0]
 
 
 class _Parts(NamedTuple):

@@ -31,7 +31,14 @@ class Corrected(NamedTuple):
 
 
 def correct_bias(
-    source: Model, made: Model, batches: Any, *, flavour: str = "xnnpack", samples: int = 512, progress: Callable[[int], None] | None = None
+    source: Model,
+    made: Model,
+    batches: Any,
+    *,
+    flavour: str = "xnnpack",
+    samples: int = 512,
+    progress: Callable[[int], None] | None = None,
+    functions: list[Function] | None = None,
 ) -> tuple[Model, tuple[Corrected, ...]]:
     """A quantized model with corrected biases, and what was changed: b' = b + mean(W x) - mean(W_q x_q), per output channel.
 
@@ -41,14 +48,18 @@ def correct_bias(
     of CONV_2D, DEPTHWISE_CONV_2D and FULLY_CONNECTED with integer activations change, by a new value, where no other op reads them; their
     scales stay.
 
-    source: the float model that `made` was quantized from. *Raises*: BadData as `feeding.feed`; Unsupported where `made` has no report
+    source: the float model that `made` was quantized from. functions: what earlier calls compiled, which models of the same structure
+    share; what is compiled here is added. *Raises*: BadData as `feeding.feed`; Unsupported where `made` has no report
     of a quantization of `source`. *Restates*: Nagel et al. 2019, section 4.2, and appendix D (empirical bias correction), measured
     before the activation.
     """
     pairs = [p for p in stored_pairs(source, made) if _has_bias(made.graph, p.made)]
     arrays = some_samples(source, batches, samples)
-    means = _means(Function(source, "float", flavour, [p.float_input for p in pairs]), arrays, source.graph, [p.float_input for p in pairs])
-    function = Function(made, "integer", flavour, list(dict.fromkeys(p.stored_input for p in pairs)))
+    shared = [] if functions is None else functions
+    means = _means(
+        _sharing(shared, source, "float", flavour, [p.float_input for p in pairs]), arrays, source.graph, [p.float_input for p in pairs]
+    )
+    function = _sharing(shared, made, "integer", flavour, list(dict.fromkeys(p.stored_input for p in pairs)))
     rows = []
     for pair, mean in zip(pairs, means, strict=True):
         function.params = function.lower(made)
@@ -58,6 +69,14 @@ def correct_bias(
         if progress:
             progress(1)
     return made, tuple(rows)
+
+
+def _sharing(functions: list[Function], model: Model, mode: str, flavour: str, taps: list[int]) -> Function:
+    """A function that uses what an earlier one of the same code has compiled."""
+    found = Function(model, mode, flavour, taps)
+    if not any(found.reuse(f) for f in functions if f.mode == mode):
+        functions.append(found)
+    return found
 
 
 class Pair(NamedTuple):

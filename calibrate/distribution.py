@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from math import floor
@@ -64,6 +64,62 @@ class Distribution:
         weight, lower, upper = float(self.weight[k]), float(self.lower[k]), float(self.upper[k])
         part = min(max((rank - (self._ends[k] - weight) + 0.5) / weight, 0.0), 1.0)
         return lower + part * (upper - lower)
+
+
+def absolute(d: Distribution) -> Distribution:
+    """The distribution of |x|: intervals below 0 are mirrored onto those above it, whose edges are the same but at the extremes."""
+    below = d.lower < 0.0
+    lower = np.where(below, -d.upper, d.lower)
+    starts, where = np.unique(lower, return_inverse=True)
+    upper = np.full(len(starts), 0.0)
+    np.maximum.at(upper, where, np.where(below, -d.lower, d.upper))
+    weight = np.bincount(where, weights=d.weight, minlength=len(starts))
+    return replace(d, lower=starts, upper=upper, weight=weight, min=float(starts[0]), max=max(-d.min, d.max), sequence=None)
+
+
+def clamped(d: Distribution, low: float, high: float) -> Distribution:
+    """The distribution of min(max(x, low), high). *Domain*: low <= 0 <= high; ends may be infinite."""
+    pairs = np.clip(np.stack([d.lower, d.upper], axis=1), low, high)
+    ends, where = np.unique(pairs, axis=0, return_inverse=True)
+    weight = np.bincount(where.reshape(-1), weights=d.weight, minlength=len(ends))
+    sequence = None if d.sequence is None else np.clip(d.sequence, low, high)
+    least, most = (float(np.clip(end, low, high)) for end in (d.min, d.max))
+    return replace(d, lower=ends[:, 0], upper=ends[:, 1], weight=weight, min=least, max=most, sequence=sequence)
+
+
+def nonzero(d: Distribution) -> Distribution:
+    """The elements other than 0; those of `d` where there are none."""
+    kept = (d.lower != 0.0) | (d.upper != 0.0)
+    return replace(d, lower=d.lower[kept], upper=d.upper[kept], weight=d.weight[kept]) if kept.any() else d
+
+
+def deviations(d: Distribution, around: float) -> tuple[float, float]:
+    """(mean of |x - around|, mean of (x - around)^2), the elements of an interval spread over it evenly."""
+    a, b = d.lower - around, d.upper - around
+    flat = a == b
+    size = np.where(flat, np.abs(a), (b * np.abs(b) - a * np.abs(a)) / np.where(flat, 1.0, 2.0 * (b - a)))
+    return float(size @ d.weight) / d.total, float((a * a + a * b + b * b) @ d.weight) / (3.0 * d.total)
+
+
+def mean(d: Distribution) -> float:
+    return float((0.5 * (d.lower + d.upper)) @ d.weight) / d.total
+
+
+def histogram(d: Distribution, edges: np.ndarray) -> np.ndarray:
+    """(K,) whole numbers of elements between ascending edges (K + 1,): [a, b), the last one [a, b].
+
+    Points are counted as they are. Elements of an interval are spread over it evenly and then rounded to whole ones, one after another,
+    so that few elements stay few: the total is kept, and no element is further from its place than its interval is wide.
+    """
+    points = d.lower == d.upper
+    counts = np.histogram(d.lower[points], edges, weights=d.weight[points])[0]
+    if points.all():
+        return np.rint(counts)
+    weight = np.where(points, 0.0, d.weight)
+    ends = np.cumsum(weight)
+    at = np.stack([d.lower, d.upper], axis=1).reshape(-1)
+    reached = np.interp(edges, at, np.stack([ends - weight, ends], axis=1).reshape(-1))
+    return np.rint(counts) + np.diff(np.rint(reached))
 
 
 def _part(part: Fraction | float, n: float) -> int:

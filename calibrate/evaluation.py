@@ -46,10 +46,20 @@ def divergence(reference: np.ndarray, ours: np.ndarray) -> float:
     return float(divergences(reference, ours).mean())
 
 
+def squares(reference: np.ndarray, ours: np.ndarray) -> np.ndarray:
+    """(N,) each sample's mean squared difference."""
+    r, o = (np.asarray(v, np.float64).reshape(len(v), -1) for v in (reference, ours))
+    return ((r - o) ** 2).mean(axis=1)  # type: ignore[no-any-return]
+
+
+def power(reference: np.ndarray) -> float:
+    """The mean square over all samples; never 0."""
+    return max(float((np.asarray(reference, np.float64) ** 2).mean()), float(np.finfo(np.float64).tiny))
+
+
 def noise(reference: np.ndarray, ours: np.ndarray) -> np.ndarray:
     """(N,) each sample's mean squared difference, in units of the reference's mean square over all samples."""
-    r, o = (np.asarray(v, np.float64).reshape(len(v), -1) for v in (reference, ours))
-    return ((r - o) ** 2).mean(axis=1) / max(float((r**2).mean()), np.finfo(np.float64).tiny)
+    return squares(reference, ours) / power(reference)
 
 
 def sqnr(reference: np.ndarray, ours: np.ndarray) -> float | None:

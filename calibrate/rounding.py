@@ -121,7 +121,7 @@ def search(
     best = _refined(rough, best, type_name, powers, _spread(0.18, 5), _moves(codes / 16, 5) if free else (0,))
     best = _refined(rough, best, type_name, powers, _spread(0.06, 5), _moves(codes / 64, 3) if free else (0,))
     best = _refined(fine, best, type_name, powers, _spread(0.015, 3), _moves(1, 3) if free else (0,), keep=first)
-    return [_range(*pair, type_name) for pair in best]
+    return [stored_range(*pair, type_name) for pair in best]
 
 
 def _spread(part: float, n: int) -> tuple[float, ...]:
@@ -178,7 +178,7 @@ def _around(pair: Pair, type_name: str, factors: Sequence[float], moves: Sequenc
     return pairs.reshape(-1, 2)
 
 
-def _range(scale: float, zero: float, type_name: str) -> tuple[float, float]:
+def stored_range(scale: float, zero: float, type_name: str) -> tuple[float, float]:
     """The range that `affine` turns into exactly this pair (int16 activations are stored symmetric)."""
     qmin, qmax = code_range(type_name)
     if type_name == "int16":

@@ -188,9 +188,10 @@ def _plain_weight(scheme: Scheme) -> str:
 
 
 def _lacking(graph: Graph, node: Node, op: Op, scheme: Scheme) -> list[str]:
-    """The kernel flavours without a kernel for a node under a scheme."""
+    """The kernel flavours without a kernel for a node under a scheme, or with one that errs, as words behind "no int8 kernel in"."""
     types = target_types(graph, node, op.rule, scheme)
-    return [f for f in TARGETS if not any(k.serves(types, f) for k in op.kernels)]
+    defects = {f: next((k.defects.get(f, "") for k in op.kernels if k.serves(types, f)), None) for f in TARGETS}
+    return [f + (f": {d}" if d else "") for f, d in defects.items() if d is None or d]
 
 
 def record(node: Node) -> Op:

@@ -113,7 +113,7 @@ def load_recipe(path: str | Path) -> Recipe:
     `tensors` (tables with `name` and `range`, or `scale` and `zero_point`), `ignore` (names that match stay as they are), `default`
     (the scheme of all ops, or another recipe file beside this one). *Raises*: BadRecipe naming file and entry.
     *Differs*: an op for which LiteRT has no kernel stays as it is, and the report says why, where ai-edge-quantizer writes the file.
-    Its algorithms other than min/max and float casting are refused by name, and asymmetric weights without explicit DEQUANTIZE.
+    Its algorithms other than min/max, OCTAV and float casting are refused by name, and asymmetric weights without explicit DEQUANTIZE.
     """
     path = Path(path)
     try:

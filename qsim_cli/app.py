@@ -21,6 +21,7 @@ VERBS = {
     "inspect": "What a model is: scheme, ops, tensors with their ranges. Needs neither jax nor LiteRT.",
     "run": "Run a model on the arrays of an .npz: float, fake-quantized, or with the integers the device computes.",
     "calibrate": "Choose ranges for a float model from data, and write them as JSON, CSV or into the model.",
+    "strategies": "The names that --strategy takes, with their options.",
     "quantize": "Turn a float model into an int8 one, from data or from ranges.",
     "requantize": "A better file from one that is quantized already: new ranges from data, or the float model it stands for.",
     "eval": "Accuracy of a model on labelled data, and agreement with another model; speed and memory beside.",

@@ -35,6 +35,7 @@ def command(
     limit: o.Limit = None,
     shuffle: o.Shuffle = None,
     task: o.Task = None,
+    dead_range: o.DeadRange = False,
     form: Form = None,
     device: o.Device = "auto",
     force: o.Force = False,
@@ -57,7 +58,7 @@ def command(
     from .values import Affine
 
     affine, pick = Affine(input_scale, input_offset), Pick(limit, shuffle, groups)
-    asked = Request(data, strategy, scheme_of(scheme, recipe), affine, input_range, task, pick)
+    asked = Request(data, strategy, scheme_of(scheme, recipe), affine, input_range, task, pick, dead_range)
     found = choose_ranges(loaded, asked)
     calibrate.save_ranges(output, found.ranges, form=form, model=loaded, strategy=found.words, force=force)
     if json:

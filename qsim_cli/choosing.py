@@ -15,7 +15,7 @@ import numpy as np
 import calibrate
 from calibrate.choosing import Table, choose_with_statistics
 from calibrate.statistics import Statistics
-from calibrate.strategies import parse
+from calibrate.strategies import TABLE, parse
 from qsim.errors import BadRecipe, Unsupported
 from qsim.graph import Model
 from qsim.layout import layout
@@ -27,7 +27,7 @@ from .screen import cells, progress, say, table
 from .values import Affine
 
 BATCH = 256  # samples read at once
-NAMES = ("auto", "minmax", "moving_average", "percentile", "mse")
+NAMES = ("auto", *TABLE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +41,13 @@ class Request:
     input_range: tuple[float, float] | None = None
     task: str | None = None
     pick: Pick = ALL
+    dead_range: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class Choice:
     """ranges: {tensor key: (low, high)}. words: the strategy. rows: the strategies that `auto` compared. notes: what was assumed.
-    taken: the strategy itself; stats: what it saw; domain: the declared range of the input."""
+    taken: the strategy itself; stats: what it saw; domain: the declared range of the input; dead_range: whether it saw that."""
 
     ranges: Mapping[str, tuple[float, float]]
     words: str
@@ -56,6 +57,7 @@ class Choice:
     taken: Any
     stats: Statistics
     domain: Any
+    dead_range: bool = False
 
     def show(self) -> None:
         """Print how it was decided: the compared strategies, the chosen one marked."""
@@ -78,10 +80,16 @@ class Batches:
 
 
 def scheme_of(
-    name: str, recipe: Path | None = None, *, per_tensor: bool = False, asymmetric: bool = False, smallest: int | None = None
+    name: str,
+    recipe: Path | None = None,
+    *,
+    per_tensor: bool = False,
+    asymmetric: bool = False,
+    smallest: int | None = None,
+    weights: str = "max",
 ) -> Schemes:
     """The scheme of a name with options, or a recipe. *Raises*: BadRecipe."""
-    options = {"--per-tensor": per_tensor, "--asymmetric": asymmetric, "--smallest": smallest is not None}
+    options = {"--per-tensor": per_tensor, "--asymmetric": asymmetric, "--smallest": smallest is not None, "--weights": weights != "max"}
     if recipe is not None:
         if any(options.values()):
             raise BadRecipe(
@@ -91,7 +99,7 @@ def scheme_of(
             )
         return load_recipe(recipe)
     found = scheme_named(name)
-    found = replace(found, per_channel=found.per_channel and not per_tensor, symmetric=not asymmetric)
+    found = replace(found, per_channel=found.per_channel and not per_tensor, symmetric=not asymmetric, clip=weights)
     return found if smallest is None else replace(found, smallest=smallest)
 
 
@@ -144,8 +152,8 @@ def choose_ranges(model: Model, asked: Request) -> Choice:
         return _auto(model, samples, asked, scheme, domain, why)
     with progress("observing", len(samples)) as step:
         stats = calibrate.observe(model, Batches(samples), progress=steps(step))
-    ranges = calibrate.ranges(model, stats, strategy, scheme=scheme, input_range=domain)
-    return _chosen(ranges, asked.strategy, samples, [], (why,), (strategy, stats, domain))
+    ranges = calibrate.ranges(model, stats, strategy, scheme=scheme, input_range=domain, dead_range=asked.dead_range)
+    return _chosen(ranges, asked.strategy, samples, [], (why,), (strategy, stats, domain, asked.dead_range))
 
 
 def corrected(model: Model, made: Model, asked: Request, how: str) -> tuple[Model, Table]:
@@ -158,14 +166,15 @@ def corrected(model: Model, made: Model, asked: Request, how: str) -> tuple[Mode
 def _auto(model: Model, samples: Samples, asked: Request, scheme: Schemes, domain: Any, why: str) -> Choice:
     with progress("comparing strategies", None) as step:
         ranges, compared, stats = choose_with_statistics(
-            model, Batches(samples), scheme, task=asked.task, groups=samples.groups, input_range=domain, progress=steps(step)
+            model, Batches(samples), scheme, task=asked.task, groups=samples.groups, input_range=domain, progress=steps(step),
+            dead_range=asked.dead_range,
         )  # fmt: skip
-    words, seen = f"auto, {compared.chosen}", (compared.chosen, stats, domain)
+    words, seen = f"auto, {compared.chosen}", (compared.chosen, stats, domain, asked.dead_range)
     return _chosen(ranges, words, samples, compared.rows(), (why, compared.words, *compared.notes), seen)
 
 
 def _chosen(
-    ranges: Any, words: str, samples: Samples, rows: list[dict[str, Any]], notes: tuple[str, ...], seen: tuple[Any, Statistics, Any]
+    ranges: Any, words: str, samples: Samples, rows: list[dict[str, Any]], notes: tuple[str, ...], seen: tuple[Any, Statistics, Any, bool]
 ) -> Choice:
     """The choice, with what the calibration itself noted told as well."""
     for note in (*notes[1:], *ranges.notes):

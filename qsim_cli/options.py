@@ -128,7 +128,15 @@ Task = Annotated[
 Strategy = Annotated[
     str,
     Parameter(
-        help="auto (compare several on held-back data), minmax, moving_average, percentile:99.9, mse, mse:p=2.4, or your module:function."
+        help="auto (compare several on held-back data), minmax, percentile:99.9, mse, ... (`qsim strategies`), or your module:function."
+    ),
+]
+DeadRange = Annotated[
+    bool,
+    Parameter(
+        name="--dead-range",
+        negative=_NO_NEGATIVE,
+        help="Spend no codes on values that all that reads a tensor maps to one: below 0 before RELU, below -3 before HARD_SWISH, ...",
     ),
 ]
 SchemeName = Annotated[

@@ -112,6 +112,14 @@ def test_reasons_of_ops_that_stay():
     assert "known" in found[0] or "kernel" in found[0]
 
 
+def test_an_op_stays_where_a_kernel_of_litert_errs():
+    net = Net()
+    total = net.op("SUM", [net.input(1, 4, 4, 4), net.constant([1, 2], "int32")], (1, 4), keep_dims=False)
+    model = net.model(net.one("TANH", total))
+    assert "writes its result as uint8" in layout(model).kept_float[0]
+    assert 0 in layout(model, qsim.UINT8).quantized
+
+
 def test_a_float_island_has_conversions_around_it_and_shares_them():
     net = Net()
     x = net.input(1, 4, 4, 4)

@@ -1,0 +1,293 @@
+"""What one candidate of a sweep is worth: quantize it, run it on samples of a split, and measure each sample's distance to the float model.
+
+Everything that many candidates share is made once: the splits, the statistics of each calibration subset, each strategy's ranges, the
+float outputs, one compile for all candidates of the same static plan.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qsim import NUMERICS, __version__
+from qsim.errors import BadData, Unsupported
+from qsim.function import Function
+from qsim.graph import Model
+from qsim.quantizer import quantize
+from qsim.reader import load
+
+from . import evaluation
+from .archive import load_statistics
+from .candidates import Candidate, normal, of_text, strategy_for
+from .choosing import loss_of
+from .correcting import corrected
+from .data import Data, open_data
+from .feeding import admit, feed
+from .observer import observe_fed
+from .ranging import Problem, Ranges, estimation_problems, rank
+from .splits import PARTS, SHARES, Splits, contents, given_splits, three_way
+from .statistics import Statistics, add_fingerprints, model_hash
+
+VERSION = f"qsim {__version__}, numerics {NUMERICS}"
+CORRECTED_ON = 512  # samples that corrections see
+AT_ONCE = 64  # samples read at once
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a process needs to score candidates, as plain data.
+
+    model: a file. data: one data set (a file or folder, see `open_data`) that is split (`parts`, `groups`, `blocks`, `seed` as in
+    `three_way`), or three: calibrate, select, test. input_range: declared range of the model's inputs. task: as in `choose`.
+    kept: folder where statistics are kept, "" for none.
+    """
+
+    model: str
+    data: tuple[str, ...]
+    scale: float = 1.0
+    offset: float = 0.0
+    parts: tuple[float, float, float] = SHARES
+    groups: str | None = None
+    blocks: int = 0
+    seed: int = 0
+    input_range: tuple[float, float] | None = None
+    task: str | None = None
+    label_offset: int = 0
+    kept: str = ""
+
+
+class Unit(NamedTuple):
+    """A piece of work: a candidate (canonical text) on samples [start, stop) of a split."""
+
+    candidate: str
+    split: str
+    start: int
+    stop: int
+
+
+class Lab:
+    """One model, its splits, and what candidates share. *Raises*: as `three_way` and `observe`."""
+
+    def __init__(self, model: Model, splits: Splits, job: Job):
+        self.model, self.job = model, job
+        self.words, self.hash = splits.words, model_hash(model)
+        self.splits, self.hashes = _shuffled(model, splits, job.seed)
+        self.fingerprint = _digest([*(add_fingerprints(h) for h in self.hashes.values()), job.seed, job.input_range, job.task])
+        self.measure, self._loss = loss_of(model.graph, job.task)
+        self._functions: list[Function] = []
+        self._correctors: list[Function] = []
+        self._float: Function | None = None
+        self._reference: dict[str, tuple[np.ndarray, ...]] = {}
+        self._statistics: dict[tuple[int, int], Statistics] = {}
+        self._problems: dict[tuple[Any, ...], tuple[list[Problem], tuple[str, ...]]] = {}
+        self._ranges: dict[tuple[Any, ...], Ranges] = {}
+        self._made: tuple[str, Model] | None = None
+
+    @property
+    def compiles(self) -> int:
+        """How many functions candidates have needed so far: one for each static plan."""
+        return len(self._functions)
+
+    def key(self, unit: Unit) -> str:
+        """The key of a unit's result: SHA-256 of all that the result depends on."""
+        return _digest([self.hash, unit.candidate, self.fingerprint, VERSION, part_of(unit)])
+
+    # ranges
+
+    def statistics(self, c: Candidate) -> Statistics:
+        """Of the candidate's calibration samples; kept in the job's folder, where it has one."""
+        subset = (c.samples, c.draw)
+        if subset not in self._statistics:
+            self._statistics[subset] = self._observed(*subset)
+        return self._statistics[subset]
+
+    def _observed(self, samples: int, draw: int) -> Statistics:
+        rows = chosen_samples(self.hashes["calibrate"], samples, draw)
+        data = self.splits["calibrate"].take(rows)
+        name = _digest([self.hash, add_fingerprints(self.hashes["calibrate"][r] for r in rows), VERSION])[:32]
+        path = Path(self.job.kept) / f"statistics-{name}.npz"
+        if self.job.kept and path.exists():
+            return load_statistics(path)
+        found = observe_fed(self.model, feed(self.model, data), data.scaling, sequence=True)
+        if self.job.kept:
+            found.save(path, force=True)
+        return found
+
+    def problems(self, c: Candidate) -> tuple[list[Problem], tuple[str, ...]]:
+        """The candidate's estimation problems, and notes on what was assumed."""
+        key = (c.scheme, c.per_channel, c.samples, c.draw)
+        if key not in self._problems:
+            self._problems[key] = estimation_problems(self.model, self.statistics(c), c.parsed, self.job.input_range)
+        return self._problems[key]
+
+    def ranges(self, c: Candidate, strategy: str) -> Ranges:
+        """One strategy's ranges of all problems."""
+        key = (c.scheme, c.per_channel, c.samples, c.draw, strategy)
+        if key not in self._ranges:
+            problems, notes = self.problems(c)
+            self._ranges[key] = rank(self.model, problems, [strategy], notes)[0]
+        return self._ranges[key]
+
+    def allotted(self, c: Candidate) -> Ranges:
+        """The candidate's ranges: for tensors that share one, the strategy that its rules name."""
+        found, graph = dict(self.ranges(c, c.activation)), self.model.graph
+        for problem in self.problems(c)[0] if c.rules else ():
+            other = self.ranges(c, strategy_for(c, graph, problem.group))
+            found.update((graph.key(t), other[graph.key(t)]) for t in problem.group)
+        return Ranges(found, str(c), self.problems(c)[1])
+
+    def made(self, c: Candidate, io: str = "float32") -> Model:
+        """The quantized model. *Raises*: as `quantize`."""
+        made = quantize(self.model, self.allotted(c), c.parsed, io=io)
+        if c.correction == "no":
+            return made
+        rows = chosen_samples(self.hashes["calibrate"], c.samples, c.draw)[:CORRECTED_ON]
+        arrays = _read(self.model, self.splits["calibrate"].take(rows), 0, len(rows))
+        return corrected(self.model, made, [arrays], c.correction, CORRECTED_ON, functions=self._correctors)
+
+    # scores
+
+    def score(self, unit: Unit) -> dict[str, np.ndarray]:
+        """Per-sample results (stop - start,): "loss" (`measure`), and with labels "task" and "right" (see `_labelled`)."""
+        c = normal(of_text(unit.candidate))
+        if self._made is None or self._made[0] != unit.candidate:
+            self._made = unit.candidate, self.made(c)
+        data = self.splits[unit.split]
+        arrays = _read(self.model, data, unit.start, unit.stop)
+        outputs = self._run(self._made[1], arrays, "fake" if c.parsed.is_simulated else "integer")
+        found = {"loss": self._losses(unit, outputs)}
+        if data.labels is not None:
+            found |= _labelled(outputs[0], data.labels[unit.start : unit.stop], self.measure == "kl", self.job.label_offset)
+        if not all(np.isfinite(x).all() for x in found.values()):
+            raise BadData("the score is not finite", where=str(c))
+        return found
+
+    def float_scores(self, split: str) -> dict[str, np.ndarray]:
+        """The float model's own "task" and "right" on a split; empty without labels."""
+        data = self.splits[split]
+        if data.labels is None:
+            return {}
+        return _labelled(self.reference(split)[0], data.labels, self.measure == "kl", self.job.label_offset)
+
+    def reference(self, split: str) -> tuple[np.ndarray, ...]:
+        """The float model's outputs on a split; held in memory."""
+        if split not in self._reference:
+            self._float = self._float or Function(self.model, "float", "xnnpack")
+            data, parts = self.splits[split], []
+            for start in range(0, len(data), AT_ONCE):
+                arrays = _read(self.model, data, start, min(start + AT_ONCE, len(data)))
+                parts.append(self._float.run_samples(self._float.params, *arrays))
+            self._reference[split] = tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+        return self._reference[split]
+
+    def _losses(self, unit: Unit, outputs: Sequence[np.ndarray]) -> np.ndarray:
+        whole = self.reference(unit.split)
+        part = tuple(r[unit.start : unit.stop] for r in whole)
+        if self.measure == "kl":
+            return np.asarray(self._loss(part, outputs), np.float64)
+        levels = [evaluation.power(r) for r in whole]
+        return sum(evaluation.squares(r, o) / level for r, o, level in zip(part, outputs, levels, strict=True))  # type: ignore[return-value]
+
+    def _run(self, model: Model, arrays: tuple[np.ndarray, ...], mode: str) -> tuple[np.ndarray, ...]:
+        for function in self._functions:
+            if function.mode == mode and len(function.graph.nodes) == len(model.graph.nodes):
+                try:
+                    return _in_parts(function, function.lower(model), arrays)
+                except Unsupported:
+                    continue
+        self._functions.append(Function(model, mode, "xnnpack"))
+        return _in_parts(self._functions[-1], self._functions[-1].params, arrays)
+
+
+def lab_of(job: Job) -> Lab:
+    """The lab of a job: kept, so that a process that scores many units opens model and data once."""
+    return _labs(job)
+
+
+@functools.lru_cache(maxsize=2)
+def _labs(job: Job) -> Lab:
+    model = load(job.model)
+    opened = [open_data(path, model, input_scale=job.scale, input_offset=job.offset) for path in job.data]
+    if len(opened) == 3:
+        return Lab(model, given_splits(model, *opened), job)
+    return Lab(model, three_way(model, opened[0], job.parts, job.groups, job.blocks, job.seed), job)
+
+
+def scored(job: Job, unit: Unit) -> dict[str, np.ndarray]:
+    """`Lab.score` for a process of its own: arguments and result are plain data."""
+    return lab_of(job).score(unit)
+
+
+def _in_parts(function: Function, params: Any, arrays: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+    """A function on samples; where the device's memory does not hold them, on one half after the other."""
+    try:
+        return function.run_samples(params, *arrays)  # type: ignore[no-any-return]
+    except Exception as fault:
+        n = len(arrays[0])
+        if "RESOURCE_EXHAUSTED" not in str(fault) or n < 2:
+            raise
+    halves = [_in_parts(function, params, tuple(x[part] for x in arrays)) for part in (slice(0, n // 2), slice(n // 2, n))]
+    return tuple(np.concatenate(column) for column in zip(*halves, strict=True))
+
+
+def part_of(unit: Unit) -> str:
+    return f"{unit.split}[{unit.start}:{unit.stop}]"
+
+
+def chosen_samples(hashes: Sequence[int], count: int, draw: int) -> np.ndarray:
+    """Ascending numbers of `count` samples (0: all), the first as `shuffled` by the draw: fewer of one draw are among more.
+
+    *Raises*: BadData where there are not so many.
+    """
+    if count > len(hashes):
+        raise BadData("fewer calibration samples than asked", found=len(hashes), expected=count)
+    if not count:
+        return np.arange(len(hashes))
+    return np.sort(np.asarray(shuffled(hashes, draw)[:count]))
+
+
+def shuffled(hashes: Sequence[int], seed: int) -> list[int]:
+    """Numbers of samples in the order of SHA-256 of seed and content: whatever order the samples are in, the same."""
+    return sorted(range(len(hashes)), key=lambda k: (_digest([seed, f"{hashes[k]:032x}"]), k))
+
+
+def _shuffled(model: Model, splits: Splits, seed: int) -> tuple[dict[str, Data], dict[str, list[int]]]:
+    """({split: data}, {split: content hashes}), each in an order of seed and contents: the first samples stand for all."""
+    found, hashes = {}, {}
+    for name in PARTS:
+        data = getattr(splits, name)
+        known = contents(model, data)
+        order = shuffled(known, seed)
+        found[name], hashes[name] = data.take(order), [known[k] for k in order]
+    return found, hashes
+
+
+def _read(model: Model, data: Data, start: int, stop: int) -> tuple[np.ndarray, ...]:
+    """Samples as the float function takes them, one array per input."""
+    return tuple(admit(p, x, data.scaling, f"{data.where}, {p.where}") for p, x in zip(data.ports, data.part(start, stop), strict=True))
+
+
+def _labelled(y: np.ndarray, labels: np.ndarray, is_kl: bool, offset: int) -> dict[str, np.ndarray]:
+    """ "task": -log of the label's probability (nats; floored like KL), or the absolute error of one real output; "right": 0 or 1."""
+    flat, labels = np.asarray(y, np.float64).reshape(len(y), -1), np.asarray(labels).reshape(len(y), -1)
+    if labels.shape[1] != 1:
+        return {}
+    if labels.dtype.kind in "iu" and flat.shape[1] > 1:
+        at = labels[:, 0].astype(np.int64) + offset
+        if at.min() < 0 or at.max() >= flat.shape[1]:
+            raise BadData("labels outside the model's classes", found=f"{at.min()}..{at.max()}", expected=f"0..{flat.shape[1] - 1}")
+        p = flat if is_kl and evaluation.distributions(flat) else evaluation.softmax(flat)
+        chance = np.maximum(p[np.arange(len(p)), at], evaluation.FLOOR)
+        return {"task": -np.log(chance), "right": evaluation.right(flat, at).astype(np.float64)}
+    return {"task": np.abs(flat[:, 0] - labels[:, 0])} if flat.shape[1] == 1 else {}
+
+
+def _digest(parts: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -1,0 +1,250 @@
+"""`sweep`: which way of quantizing a model is best, found on one split and measured on another, with nothing computed twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from qsim.errors import BadData, BadRecipe
+from qsim.graph import Model
+
+from . import halving
+from .candidates import BASELINE, Candidate, grid, normal, strategies_of
+from .descent import FEWEST, descend
+from .dispatch import Count, Desk, Pool
+from .evaluation import standard_error, verdict
+from .halving import Score
+from .ranking import PROXIES, best_of_each, table, totals
+from .scoring import Job, Lab, lab_of
+from .store import Store
+from .strategies import candidates as usual
+
+OBJECTIVES = ("loss", "task")
+
+
+@dataclass(frozen=True)
+class Search:
+    """How a sweep goes about it.
+
+    shortlist: strategies that go on from the ranking, of each scheme and its other axes. proxy: what ranks. rounds: of halving. descent:
+    tensors
+    that get a strategy of their own where that helps (0: none). final: candidates that are tested. draws: choices of calibration
+    samples that are averaged, for candidates that do not take all. objective: "loss" (KL, or noise to signal) or "task" (the labels').
+    """
+
+    shortlist: int = 8
+    proxy: str = PROXIES[0]
+    rounds: int = 3
+    descent: int = 0
+    final: int = 3
+    draws: int = 5
+    objective: str = "loss"
+
+
+@dataclass(frozen=True, eq=False)
+class Tested:
+    """A finalist on the test split, against the float model and against the baseline on the same samples.
+
+    loss: mean, and `error`, its standard error. gain: mean of (the baseline's loss - its own) and the standard error of that mean.
+    right: share of
+    samples with the right label; lost, won: against float (see `evaluation.verdict`).
+    """
+
+    candidate: Candidate
+    loss: float
+    error: float
+    gain: tuple[float, float]
+    right: float | None = None
+    against_float: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a sweep found for one scheme. scores: on the select split, best first, then those that dropped out or failed.
+
+    tested: the finalists in the order of their select scores; the first is the winner. baseline: min/max on the same samples. alike: how
+    many candidates
+    cannot be told from the winner; optimism: by how much its select score flatters it, expected. notes: what was left out, and why.
+    """
+
+    scheme: str
+    measure: str
+    scores: Sequence[Score]
+    tested: Sequence[Tested]
+    baseline: Tested
+    float_right: float | None
+    alike: int
+    optimism: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def winner(self) -> Candidate:
+        return self.tested[0].candidate
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """words: how the data were split. count: results reused, new and failed. compiles: functions compiled here."""
+
+    outcomes: tuple[Outcome, ...]
+    words: str
+    count: Count
+    compiles: int
+    lab: Lab
+
+    def best(self, scheme: str | None = None) -> Outcome:
+        """The outcome of a scheme; the first without one."""
+        return next(o for o in self.outcomes if scheme in (None, o.scheme))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One plain row per candidate, for tables and files."""
+        return [row for o in self.outcomes for row in _rows(o)]
+
+    def model(self, scheme: str | None = None, io: str = "float32") -> Model:
+        """The winner of a scheme as a quantized model."""
+        return self.lab.made(self.best(scheme).winner, io)
+
+
+def sweep(
+    job: Job,
+    candidates: Sequence[Candidate],
+    search: Search | None = None,
+    *,
+    store: Store | None = None,
+    pool: Pool | None = None,
+    worker: tuple[int, int] | None = None,
+    progress: Callable[[Count], None] | None = None,
+) -> Result:
+    """The best candidates of each scheme, in four steps.
+
+    0. One pass over the calibrate split (and one over each smaller choice of its samples). 1. Strategies ranked from the sketches alone;
+    the first
+    of them go on, min/max and the best mixture (each tensor its own best) with them. 2. Successive halving on the select
+    split, in exact integer mode (fake mode for simulated schemes), one compile for all candidates of a static plan. 3. Where asked,
+    coordinate descent from the winner. 4. The first few on the test split, which nothing before has seen, paired with float and with
+    min/max.
+
+    store: results are kept there and reused (default: in memory). pool: an executor, or a function that makes one; its workers open `job`
+    themselves. worker (i, n): score only every n-th unit on the whole select split and stop; stores of all workers are merged and a
+    run without `worker` ends the work. *Raises*: as `Lab`; BadRecipe, BadData where no candidate of a scheme can be scored.
+    """
+    search = search or Search()
+    lab = lab_of(job)
+    _check(search, lab)
+    desk = Desk(lab, Store(None) if store is None else store, pool, worker, progress)
+    try:
+        families: dict[str, list[Candidate]] = {}
+        for c in map(normal, candidates):
+            families.setdefault(c.scheme, []).append(c)
+        outcomes = [o for scheme, members in families.items() if (o := _outcome(desk, scheme, members, search))]
+        return Result(tuple(outcomes), lab.words, desk.count, lab.compiles, lab)
+    finally:
+        desk.close()
+
+
+def strategies(scheme: str = "int8", **axes: Sequence[Any]) -> list[Candidate]:
+    """The strategies that `choose` compares as candidates of a scheme; `axes` as in `candidates.grid`."""
+    return grid({"scheme": [scheme], "activation": usual(), **axes})
+
+
+def _check(search: Search, lab: Lab) -> None:
+    if search.objective not in OBJECTIVES:
+        raise BadRecipe("unknown objective", found=search.objective, expected=", ".join(OBJECTIVES))
+    if search.proxy not in PROXIES:
+        raise BadRecipe("unknown proxy", found=search.proxy, expected=", ".join(PROXIES))
+    if search.objective == "task" and not lab.float_scores("select"):
+        raise BadData("no labels to judge by", where=lab.splits["select"].where, hint='Give them ("y"), or let the objective be "loss"')
+
+
+def _outcome(desk: Desk, scheme: str, members: Sequence[Candidate], search: Search) -> Outcome | None:
+    """None for one worker of several: it only fills its store."""
+    notes: list[str] = []
+    going, baseline = shortlist(desk.lab, members, search)
+    if desk.worker is not None:
+        stops = halving.bounds(len(desk.lab.splits["select"]), search.rounds)
+        halving.scores(desk, going, "select", stops, search.objective, search.draws)
+        return None
+    how = {"objective": search.objective, "draws": search.draws}
+    found = halving.compete(desk, going, [baseline], rounds=search.rounds, last=search.final, **how)  # type: ignore[arg-type]
+    if not found or found[0].failed:
+        raise BadData(f"no candidate of {scheme} could be scored", found=found[0].failed if found else "none")
+    if search.descent:
+        found = [*_descended(desk, found, search, notes), *found]
+    groups = desk.lab.splits["select"].groups
+    finalists = list(dict.fromkeys([*(s.candidate for s in found[: search.final] if not s.failed), baseline]))
+    tested = {t.candidate: t for t in _tested(desk, finalists, baseline, search)}
+    return Outcome(
+        scheme, desk.lab.measure, found, [tested[c] for c in finalists[: search.final] if c in tested], tested[baseline],
+        _share(desk.lab.float_scores("test")), halving.alike(found, groups), halving.optimism(found, groups), tuple(notes),
+    )  # fmt: skip
+
+
+def shortlist(lab: Lab, members: Sequence[Candidate], search: Search) -> tuple[list[Candidate], Candidate]:
+    """(the candidates that go on from the ranking, the baseline): of those that differ in their strategies alone, the first few."""
+    frames: dict[Candidate, list[Candidate]] = {}
+    for c in members:
+        frames.setdefault(replace(c, activation=BASELINE, rules=()), []).append(c)
+    going = []
+    for frame, mine in frames.items():
+        names = strategies_of([*mine, frame])
+        proxies = table(lab, frame, names)
+        order = np.argsort(totals(lab, mine, names, proxies)[search.proxy], kind="stable")
+        chosen = [mine[k] for k in order[: search.shortlist]]
+        mixture = normal(best_of_each(lab, mine[order[0]], names, proxies[search.proxy]))
+        going += [*chosen, mixture] if len(names) > 1 and len(mine) > 1 else chosen
+    baseline = next(iter(frames))
+    return list(dict.fromkeys([*going, baseline])), baseline
+
+
+def _descended(desk: Desk, found: Sequence[Score], search: Search, notes: list[str]) -> list[Score]:
+    """The winner with strategies of their own for a few tensors, where that is better; nothing where it is not."""
+    if len(desk.lab.splits["select"]) < FEWEST:
+        notes.append(f"no descent: {len(desk.lab.splits['select'])} select samples are fewer than {FEWEST}")
+        return []
+    names = strategies_of(s.candidate for s in found)
+    better, words = descend(desk, found[0], names, search.descent, search.objective, search.draws)
+    notes.append(words)
+    return [] if better is found[0] else [better]
+
+
+def _tested(desk: Desk, finalists: Sequence[Candidate], baseline: Candidate, search: Search) -> list[Tested]:
+    count = len(desk.lab.splits["test"])
+    found = halving.scores(desk, finalists, "test", [count], search.objective, search.draws)
+    reference, groups = desk.lab.float_scores("test"), desk.lab.splits["test"].groups
+    base = next(s for s in found if s.candidate == baseline)
+    if base.failed:
+        raise BadData("the baseline could not be tested", found=base.failed)
+    tested = []
+    for s in (s for s in found if not s.failed):
+        gain = base.losses - s.losses
+        right, against = s.more.get("right"), None
+        if right is not None and search.draws and "right" in reference:
+            against = verdict(
+                int(((reference["right"] > 0.5) & (right <= 0.5)).sum()), int(((right > 0.5) & (reference["right"] <= 0.5)).sum()), count
+            )
+        pair = float(gain.mean()), standard_error(gain, groups)
+        tested.append(Tested(s.candidate, s.mean, standard_error(s.losses, groups), pair, _share(s.more), against))
+    return tested
+
+
+def _share(scores: Mapping[str, np.ndarray]) -> float | None:
+    return float(scores["right"].mean()) if "right" in scores else None
+
+
+def _rows(o: Outcome) -> list[dict[str, Any]]:
+    best, tested = o.scores[0], {t.candidate: t for t in [*o.tested, o.baseline]}
+    rows = []
+    for s in o.scores:
+        d = s.losses - best.losses[: len(s.losses)]
+        test = tested.get(s.candidate)
+        rows.append({
+            "scheme": o.scheme, "candidate": str(s.candidate), "measure": o.measure, "select_samples": len(s.losses),
+            "select_loss": s.mean if len(d) else None, "behind": float(d.mean()) if len(d) else None,
+            "behind_error": standard_error(d) if len(d) > 1 else None,
+            "test_loss": test.loss if test else None, "test_right": test.right if test else None,
+            "winner": s.candidate == o.winner, "failed": s.failed, "text": s.candidate.text,
+        })  # fmt: skip
+    return rows

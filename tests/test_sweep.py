@@ -1,0 +1,209 @@
+"""Sweeps: what is tried, in what order it drops out, and that neither interruption nor the way of computing changes a figure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from small import float_net
+from sweeping import Hostile, facts, job_in
+
+from calibrate import halving
+from calibrate.candidates import Candidate, grid, normal, of_text, strategy_for
+from calibrate.dispatch import Desk
+from calibrate.halving import Score
+from calibrate.scoring import Unit, chosen_samples, lab_of
+from calibrate.store import Store, merge
+from calibrate.sweeper import Search, strategies, sweep
+from qsim.errors import BadData, BadRecipe
+
+SEARCH = Search(shortlist=3, rounds=2, final=2, draws=2)
+SMALL = grid({"scheme": ["int8", "sim:a4w4"], "activation": ["minmax", "mse", "percentile:99.9", "percentile:99"]})
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    return job_in(tmp_path_factory.mktemp("sweep"), input_range=(0.0, 255.0))
+
+
+@pytest.fixture(scope="module")
+def plain(job):
+    return sweep(job, SMALL, SEARCH)
+
+
+# ---------------------------------------------------------------- candidates
+
+
+def test_a_grid_holds_each_combination_once():
+    found = grid({"scheme": ["int8", "INT8", "uint8"], "per_channel": [True, False], "activation": ["minmax", "mse"]})
+    assert len(found) == 6 and all(of_text(c.text) == c for c in found)
+    assert not any(c.per_channel for c in found if c.scheme == "uint8")
+
+
+def test_a_draw_means_nothing_where_all_samples_are_taken():
+    assert normal(Candidate(draw=3)) == Candidate() and normal(Candidate(samples=8, draw=3)).draw == 3
+
+
+@pytest.mark.parametrize(
+    ("axes", "words"),
+    [
+        ({"sheme": ["int8"]}, "unknown axis"), ({"activation": []}, "without values"), ({"scheme": ["int7"]}, "no such scheme"),
+        ({"activation": ["mmse"]}, "unknown strategy"),
+        ({"correction": ["auto"]}, "unknown correction"),
+        ({"samples": [-1]}, "counts start"),
+        ({"rules": [(("kind:ADD", "mse"),)]}, "not a selector"), ({"rules": [(("name:(", "mse"),)]}, "regular expression"),
+        ({"scheme": ["sim:a4w4"], "correction": ["bias"]}, "integer kernels"),
+    ],
+)  # fmt: skip
+def test_axes_that_mean_nothing_are_refused(axes, words):
+    with pytest.raises(BadRecipe, match=words):
+        grid(axes)
+
+
+def test_the_last_rule_that_matches_decides():
+    graph = float_net().graph
+    rules = (("class:inner", "mse"), ("op:CONV_2D", "percentile:99"), ("name:dee", "percentile:99.9"), ("tensor:probabilities", "mse:p=3"))
+    c = Candidate(rules=rules)
+    named = {graph.key(t): strategy_for(c, graph, [t]) for t in (0, 3, 6, 8, 12)}
+    assert named == {"image": "minmax", "hidden": "percentile:99", "deep": "percentile:99.9", "flat": "mse", "probabilities": "mse:p=3"}
+
+
+def test_subsets_follow_the_samples_and_nest():
+    rng = np.random.default_rng(0)
+    hashes = [int(h) for h in rng.integers(0, 2**62, 100)]
+    order = rng.permutation(100)
+    some = {hashes[k] for k in chosen_samples(hashes, 20, 1)}
+    assert some == {[hashes[i] for i in order][k] for k in chosen_samples([hashes[i] for i in order], 20, 1)}
+    assert some < {hashes[k] for k in chosen_samples(hashes, 40, 1)} and some != {hashes[k] for k in chosen_samples(hashes, 20, 2)}
+    with pytest.raises(BadData, match="fewer calibration samples"):
+        chosen_samples(hashes, 101, 0)
+
+
+# ---------------------------------------------------------------- the search
+
+
+def test_the_winner_was_chosen_on_one_split_and_measured_on_another(job, plain):
+    lab = lab_of(job)
+    assert not set(lab.hashes["select"]) & set(lab.hashes["test"]) and not set(lab.hashes["calibrate"]) & set(lab.hashes["test"])
+    for outcome in plain.outcomes:
+        whole = [s for s in outcome.scores if len(s.losses) == len(lab.hashes["select"])]
+        assert outcome.winner == min(whole, key=lambda s: s.mean).candidate
+        unit = Unit(outcome.winner.text, "test", 0, len(lab.hashes["test"]))
+        assert outcome.tested[0].loss == lab.score(unit)["loss"].mean()
+        assert outcome.baseline.candidate == Candidate(outcome.scheme) and outcome.baseline.gain[0] == 0.0
+    assert plain.best("sim:a4w4").tested[0].gain[0] > 0 and plain.compiles == 2
+
+
+def test_all_candidates_of_a_static_plan_share_one_compile(job):
+    lab = lab_of(job)
+    before = lab.compiles
+    many = strategies("int8") + [Candidate(activation=f"percentile:{p}") for p in np.linspace(95, 99.99, 55).round(4)]
+    found = sweep(job, many, Search(shortlist=64, rounds=1, final=1))
+    assert len(found.best().scores) >= 64 and lab.compiles == max(before, 1)
+
+
+def test_a_failed_candidate_is_listed_and_the_others_go_on(job, monkeypatch):
+    lab = lab_of(job)
+    allotted = lab.allotted
+    monkeypatch.setattr(lab, "allotted", lambda c: 1 / 0 if c.activation == "mse" else allotted(c))
+    found = sweep(job, [*SMALL[:3], Candidate(activation="mse", rules=(("class:output", "minmax"),))], SEARCH)
+    failed = {s.candidate.activation: s.failed for s in found.best().scores if s.failed}
+    assert set(failed) == {"mse"} and "ZeroDivisionError" in failed["mse"] and found.best().winner.activation != "mse"
+    assert found.count.failed == len([s for s in found.best().scores if s.failed]) and found.rows()[-1]["failed"]
+
+
+def test_the_ranking_knows_a_range_that_is_much_too_narrow(job):
+    found = sweep(job, grid({"activation": ["percentile:20", "minmax", "mse"]}), replace(SEARCH, shortlist=2))
+    assert "percentile:20" not in [s.candidate.activation for s in found.best().scores]
+
+
+def test_descent_needs_many_samples_and_is_never_worse(job, tmp_path):
+    assert "fewer than 256" in sweep(job, SMALL[4:], replace(SEARCH, descent=1)).best().notes[0]
+    large = job_in(tmp_path, 900)
+    found = sweep(large, SMALL[4:], replace(SEARCH, descent=2)).best()
+    start = next(s for s in found.scores if not s.candidate.rules)
+    assert found.scores[0].mean <= start.mean and "got a strategy of their own" in found.notes[0]
+
+
+def test_labels_can_be_the_objective(job):
+    found = sweep(job, SMALL[:3], replace(SEARCH, objective="task")).best()
+    assert found.tested[0].loss == pytest.approx(np.mean(found.scores[0].losses), rel=0.5) and found.float_right == 1.0
+    with pytest.raises(BadRecipe, match="unknown objective"):
+        sweep(job, SMALL[:3], replace(SEARCH, objective="accuracy"))
+
+
+def test_draws_are_averaged(job):
+    c = Candidate(activation="mse", samples=16)
+    desk = Desk(lab_of(job), Store(None))
+    (mean,) = halving.scores(desk, [c], "select", [32], "loss", 3)
+    singles = [halving.scores(desk, [replace(c, samples=16, draw=k)], "select", [32], "loss", 1)[0] for k in range(1)]
+    rows = [desk.results([Unit(replace(c, draw=k).text, "select", 0, 32)]) for k in range(3)]
+    each = [next(iter(r.values())).arrays["loss"] for r in rows]
+    assert np.array_equal(mean.losses, np.mean(each, axis=0)) and np.array_equal(singles[0].losses, each[0])
+
+
+# ---------------------------------------------------------------- the statistics of it
+
+
+def test_rounds_double_and_end_with_all_samples():
+    assert halving.bounds(360, 3) == [90, 180, 360] and halving.bounds(40, 3) == [20, 40] and halving.bounds(10, 3) == [10]
+
+
+def test_optimism_is_what_choosing_the_best_of_many_equals_adds():
+    rng = np.random.default_rng(0)
+    found = [Score(Candidate(), row, {}) for row in rng.normal(1, 0.1, (20, 200))]
+    true = 1.0 - min(s.mean for s in found)  # all have a true mean of 1
+    assert halving.optimism(found) == pytest.approx(true, rel=0.5) and halving.optimism(found[:1]) == pytest.approx(0, abs=5e-4)
+
+
+def test_candidates_within_two_standard_errors_are_alike():
+    rng = np.random.default_rng(0)
+    base = rng.normal(1, 0.1, 200)
+    near, far = base + rng.normal(0.001, 0.1, 200), base + rng.normal(0.1, 0.1, 200)
+    assert halving.alike([Score(Candidate(), x, {}) for x in (base, near, far)]) == 1
+
+
+# ---------------------------------------------------------------- the same figures however they came about
+
+
+def test_a_second_run_computes_nothing(job, plain, tmp_path):
+    with Store(tmp_path / "s.sqlite") as store:
+        first = sweep(job, SMALL, SEARCH, store=store)
+        again = sweep(job, SMALL, SEARCH, store=store)
+        assert (first.count.new, first.count.reused) == (again.count.reused, again.count.new) == (len(store), 0)
+    assert facts(first) == facts(again) == facts(plain)
+
+
+def test_another_seed_or_range_has_keys_of_its_own(job):
+    unit = Unit(Candidate().text, "select", 0, 16)
+    jobs = [job, replace(job, seed=1), replace(job, input_range=(0.0, 200.0)), replace(job, task="regression")]
+    assert len({lab_of(j).key(unit) for j in jobs}) == 4
+
+
+def test_workers_stores_merge_to_the_same(job, plain, tmp_path):
+    for k in range(3):
+        with Store(tmp_path / f"worker-{k}.sqlite") as store:
+            assert not sweep(job, SMALL, SEARCH, store=store, worker=(k, 3)).outcomes
+            assert len(store) > 0
+    merge(tmp_path, tmp_path / "all.sqlite")
+    with Store(tmp_path / "all.sqlite") as store:
+        found = sweep(job, SMALL, SEARCH, store=store)
+    assert facts(found) == facts(plain) and found.count.new == sum(
+        len({t.candidate for t in (*o.tested, o.baseline)}) for o in found.outcomes
+    )
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 4])  # with 3 one unit meets three faults in a row, and is kept as failed
+def test_a_hostile_executor_changes_nothing_but_time(job, plain, seed):
+    rng = np.random.default_rng(seed)
+    found = sweep(job, SMALL, SEARCH, pool=lambda: Hostile(rng))
+    assert not found.count.failed
+    assert facts(found) == facts(plain)
+
+
+def test_a_broken_executor_of_the_users_own_is_told(job):
+    dead = Hostile(np.random.default_rng(0))
+    dead.dead = True
+    with pytest.raises(Exception, match="a worker was killed"):
+        sweep(job, SMALL, SEARCH, pool=dead)
