@@ -177,7 +177,7 @@ def _rule(entry: Any, where: str, limits: Limits) -> Rule:
 def _op(name: str, where: str) -> str:
     """The schema's name of an op. *Raises*: BadRecipe with the nearest names."""
     name, known = foreign.OTHER_NAMES.get(name, name), {*schema().enums["BuiltinOperator"], *BORDER, ANY}
-    if name not in known and not name.startswith("CUSTOM:"):
+    if name not in known and not name.startswith("CUSTOM"):  # CUSTOM:name here, CUSTOM_OP in ai-edge-quantizer
         near = ", ".join(get_close_matches(name, sorted(known), n=3))
         raise BadRecipe("no such op", where=where, found=name, hint=f"Nearest: {near}" if near else "As `qsim inspect` names them")
     return name
