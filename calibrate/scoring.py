@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,12 +215,23 @@ class Lab:
 
 
 def lab_of(job: Job) -> Lab:
-    """The lab of a job: kept, so that a process that scores many units opens model and data once."""
-    return _labs(job)
+    """The lab of a job: kept while its files stay as they are, so that a process that scores many units opens them once."""
+    return _labs(job, tuple(_stamp(path) for path in (job.model, *job.data)))
+
+
+def _stamp(path: str) -> tuple[int, ...]:
+    """Size and time of change, to the nanosecond; of a folder, of all in it. Nothing for what is not there (opening it tells)."""
+    if os.path.isdir(path):
+        return tuple(n for entry in sorted(Path(path).rglob("*")) for n in _stamp(str(entry)) if not entry.is_dir())
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
+    return found.st_size, found.st_mtime_ns
 
 
 @functools.lru_cache(maxsize=2)
-def _labs(job: Job) -> Lab:
+def _labs(job: Job, stamps: tuple[tuple[int, ...], ...]) -> Lab:
     model = load(job.model)
     opened = [open_data(path, model, input_scale=job.scale, input_offset=job.offset) for path in job.data]
     if len(opened) == 3:

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from small import float_net
-from sweeping import Hostile, facts, job_in
+from small import float_net, images
+from sweeping import Hostile, Silent, facts, job_in
 
+import qsim
 from calibrate import halving
 from calibrate.candidates import Candidate, grid, normal, of_text, strategy_for
 from calibrate.data import open_data
@@ -19,6 +20,7 @@ from calibrate.store import Store, merge
 from calibrate.strategies import candidates
 from calibrate.sweeper import Search, run_sweep, sweep
 from qsim.errors import BadData, BadRecipe
+from qsim.function import Function
 
 SEARCH = Search(shortlist=3, rounds=2, final=2, draws=2)
 SMALL = grid({"scheme": ["int8", "sim:a4w4"], "activation": ["minmax", "mse", "percentile:99.9", "percentile:99"]})
@@ -221,3 +223,40 @@ def test_the_public_function_takes_files_or_objects(job, plain, tmp_path):
     assert [s.candidate for o in again.outcomes for s in o.scores] == [s.candidate for o in plain.outcomes for s in o.scores]
     with pytest.raises(BadRecipe, match="files to open"):
         run_sweep(found.lab, SMALL, SEARCH, pool=lambda: Hostile(np.random.default_rng(0)))
+
+
+def test_a_worker_that_never_answers_is_given_up(job, plain):
+    desk = Desk(lab_of(job), Store(None), Silent(3), patience=0.05)
+    units = [Unit(c.text, "select", 0, 16) for c in SMALL[:4]]
+    assert {u for u, row in desk.results(units).items() if row.status == "done"} == set(units)
+    desk = Desk(lab_of(job), Store(None), Silent(100), patience=0.01)
+    (row,) = desk.results(units[:1]).values()
+    assert row.status == "failed" and "no answer" in row.reason
+
+
+def test_where_memory_does_not_hold_them_samples_go_by_halves(job, monkeypatch):
+    lab, unit, sizes = lab_of(job), Unit(Candidate().text, "select", 0, 60), []
+    expected = lab.score(unit)
+    run = Function.run_samples
+
+    def tight(self, params, *arrays):
+        sizes.append(len(arrays[0]))
+        if len(arrays[0]) > 20:
+            raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return run(self, params, *arrays)
+
+    monkeypatch.setattr(Function, "run_samples", tight)
+    found = lab.score(unit)
+    assert sizes == [60, 30, 15, 15, 30, 15, 15] and all(np.array_equal(found[k], expected[k]) for k in expected)
+
+
+def test_changed_files_are_opened_anew_and_get_keys_of_their_own(tmp_path):
+    job = job_in(tmp_path)
+    unit = Unit(Candidate().text, "select", 0, 16)
+    keys = [lab_of(job).key(unit)]
+    assert lab_of(job) is lab_of(job)
+    qsim.save(float_net(seed=1), job.model, force=True)
+    keys.append(lab_of(job).key(unit))
+    np.savez(job.data[0], x=images(100, seed=9))
+    keys.append(lab_of(job).key(unit))
+    assert len(set(keys)) == 3
