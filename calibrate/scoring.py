@@ -233,10 +233,10 @@ def _stamp(path: str) -> tuple[int, ...]:
 @functools.lru_cache(maxsize=2)
 def _labs(job: Job, stamps: tuple[tuple[int, ...], ...]) -> Lab:
     model = load(job.model)
-    opened = [open_data(path, model, input_scale=job.scale, input_offset=job.offset) for path in job.data]
-    if len(opened) == 3:
-        return Lab(model, given_splits(model, *opened), job)
-    return Lab(model, three_way(model, opened[0], job.parts, job.groups, job.blocks, job.seed), job)
+    how = {"input_scale": job.scale, "input_offset": job.offset, "groups": job.groups or job.blocks or None}
+    opened = [open_data(path, model, **how) for path in job.data]  # type: ignore[arg-type]
+    splits = given_splits(model, *opened) if len(opened) == 3 else three_way(model, opened[0], job.parts, seed=job.seed)
+    return Lab(model, splits, job)
 
 
 def scored(job: Job, unit: Unit) -> dict[str, np.ndarray]:

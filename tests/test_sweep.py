@@ -260,3 +260,12 @@ def test_changed_files_are_opened_anew_and_get_keys_of_their_own(tmp_path):
     np.savez(job.data[0], x=images(100, seed=9))
     keys.append(lab_of(job).key(unit))
     assert len(set(keys)) == 3
+
+
+def test_groups_of_the_file_stay_together(tmp_path):
+    job = job_in(tmp_path, groups="recording")
+    with np.load(job.data[0]) as z:
+        np.savez(job.data[0], **z, recording=np.arange(len(z["x"])) // 25)
+    lab = lab_of(job)
+    found = [set(lab.splits[name].groups.tolist()) for name in ("calibrate", "select", "test")]
+    assert not found[0] & found[1] and not found[1] & found[2] and len(set.union(*found)) == 16
