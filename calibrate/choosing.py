@@ -133,7 +133,7 @@ def choose_with_statistics(
         words = f"{WIDE}: 16 bits need no clipping"
         return _settled(model, source, scheme, input_range, WIDE, words, progress, dead_range)
     hashes = source.contents()
-    ids = group_ids(groups, len(hashes))
+    ids = source.groups(groups, len(hashes))
     held = held_back(hashes, ids) if len(hashes) >= FEWEST else np.zeros(len(hashes), bool)
     if not held.any():
         why = f"fewer than {FEWEST}" if len(hashes) < FEWEST else "all in one group"
@@ -166,6 +166,7 @@ class Repeatable:
 
     def __init__(self, model: Model, batches: Any):
         self.model, self.scaling = model, getattr(batches, "scaling", None) or Scaling()
+        self.own_groups = getattr(batches, "groups", None)
         self.batches = _Kept(batches, self.scaling) if isinstance(batches, Iterator) else batches
 
     def fed(self) -> Iterator[Batch]:
@@ -174,6 +175,10 @@ class Repeatable:
     def contents(self) -> list[int]:
         """The content hash of every sample; one pass."""
         return contents(self.model, self.batches)
+
+    def groups(self, given: Any, count: int) -> np.ndarray | None:
+        """Group numbers: the given ones, else the data's own."""
+        return group_ids(self.own_groups if given is None else given, count)
 
 
 class _Kept(list[Any]):
@@ -269,7 +274,7 @@ def loss_of(graph: Graph, task: str | None) -> tuple[str, Callable[[Any, Any], n
 
     KL needs every output to be probabilities from SOFTMAX, or the task to be classification.
     """
-    soft = [_from_softmax(graph, t) for t in graph.outputs]
+    soft = [from_softmax(graph, t) for t in graph.outputs]
     if task == "regression" or not (all(soft) or task == "classification"):
         return "sqnr", lambda a, b: sum(evaluation.noise(r, o) for r, o in zip(a, b, strict=True))  # type: ignore[return-value]
 
@@ -282,7 +287,8 @@ def loss_of(graph: Graph, task: str | None) -> tuple[str, Callable[[Any, Any], n
     return "kl", loss
 
 
-def _from_softmax(graph: Graph, t: int) -> bool:
+def from_softmax(graph: Graph, t: int) -> bool:
+    """Whether a tensor holds what a SOFTMAX gave, moved at most."""
     while t in graph.producer:
         node = graph.nodes[graph.producer[t]]
         if node.op not in COPIES:

@@ -19,6 +19,7 @@ from qsim.types import code_range
 from .analytic import Aciq
 from .distribution import Distribution, absolute, nonzero
 from .entropy import OnnxEntropy, TensorRTEntropy
+from .fisher import Fisher
 from .rounding import search, stored_range
 
 Strategy = Callable[[Distribution], tuple[float, float]]
@@ -259,6 +260,10 @@ def _sqnr(v: Mapping[str, Any], type_name: str) -> Strategy:
     return _mse({"p": Fraction(2), **v}, type_name)
 
 
+def _fisher(v: Mapping[str, Any], type_name: str) -> Strategy:
+    return Fisher(v["symmetric"] or type_name == "int16", type_name)
+
+
 def _entropy(v: Mapping[str, Any], type_name: str) -> Strategy:
     return TensorRTEntropy(type_name, _whole(v, "bins", 256, 1 << 16))
 
@@ -291,6 +296,7 @@ TABLE: dict[str, Row] = {
     ),
     "mse": Row(_mse, "mse[:p=P]", "smallest sum of |error|^P (2)", {"p": Fraction(2), "symmetric": False}),
     "sqnr": Row(_sqnr, "sqnr", "largest signal to noise: the signal is given, so it is mse", {"symmetric": False}),
+    "fisher": Row(_fisher, "fisher", "smallest sum of squared gradient * error^2; needs gradients", {"symmetric": False}),
     "entropy": Row(_entropy, "entropy[:bins=N]", "smallest KL of the histogram of |x|, as TensorRT (2048)", {"bins": Fraction(2048)}),
     "entropy_ort": Row(
         _entropy_ort, "entropy_ort[:bins=N]", "as onnxruntime; with its own 128 bins it is minmax: ask for more", {"bins": Fraction(128)},

@@ -151,7 +151,8 @@ def choose_ranges(model: Model, asked: Request) -> Choice:
     if asked.strategy == "auto":
         return _auto(model, samples, asked, scheme, domain, why)
     with progress("observing", len(samples)) as step:
-        stats = calibrate.observe(model, Batches(samples), progress=steps(step))
+        draws = int(asked.strategy.partition(":")[0] == "fisher")
+        stats = calibrate.observe(model, Batches(samples), progress=steps(step), gradients=draws, task=asked.task if draws else None)
     ranges = calibrate.ranges(model, stats, strategy, scheme=scheme, input_range=domain, dead_range=asked.dead_range)
     return _chosen(ranges, asked.strategy, samples, [], (why,), (strategy, stats, domain, asked.dead_range))
 
