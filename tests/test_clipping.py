@@ -47,6 +47,7 @@ def names() -> list[str]:
 def test_every_strategy_gives_a_range_at_every_width(name):
     for x in (*samples().values(), -samples()["relu"], np.zeros(40, np.float32)):
         d = replace(of(x), sequence=np.tile([[x.min(), x.max()]], (40, 1)))
+        d = replace(d, importance=d.weight[::-1].copy())
         for type_name in TYPES:
             low, high = parse(name, type_name)(d)
             assert np.isfinite((low, high)).all() and low <= 1e-30 and high >= 0
