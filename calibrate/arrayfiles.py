@@ -15,6 +15,7 @@ from qsim.errors import BadData
 from .feeding import LABELS, Port, named_ports
 
 MOST_BYTES = 1 << 35  # of one array
+MOST_UNPACKED = 1 << 32  # of one that is compressed, and so cannot be mapped
 FILES = (".npy", ".npz")
 
 
@@ -42,6 +43,11 @@ def array_file(path: Path, wanted: tuple[Port, ...], groups: str | None = None) 
         raise BadData("fewer labels than samples", where=str(path), found=len(labels), expected=count)
     ids = None if groups is None else named_groups(arrays, groups, count, str(path))
     return Stored(count, lambda i, j: tuple(np.asarray(a[i:j]) for a in found), None if labels is None else np.asarray(labels[:count]), ids)
+
+
+def holds_arrays(path: Path) -> bool:
+    """Whether a folder's samples are arrays (else images)."""
+    return any(f.suffix in FILES for f in path.iterdir())
 
 
 def array_folder(path: Path, wanted: tuple[Port, ...]) -> Stored:
@@ -103,12 +109,15 @@ def _member(path: Path, z: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray
         size = dtype.itemsize
         for n in shape:
             size *= n
-        if size > MOST_BYTES:
-            raise BadData("the array is too large", where=where, found=f"{size} bytes", expected=f"at most {MOST_BYTES}")
+        packed = info.compress_type != zipfile.ZIP_STORED
+        most = MOST_UNPACKED if packed else MOST_BYTES
+        if size > most:
+            hint = "Save it uncompressed (np.savez): it is mapped then" if packed else ""
+            raise BadData("the array is too large", where=where, found=f"{size} bytes", expected=f"at most {most}", hint=hint)
         if info.file_size - start != size:
             raise BadData("the array's size does not match its header", where=where, found=info.file_size - start, expected=size)
         order = "F" if fortran else "C"
-        if info.compress_type == zipfile.ZIP_STORED and size:
+        if not packed and size:
             return np.memmap(path, dtype, "r", _offset(path, info) + start, tuple(shape), order)  # type: ignore[call-overload,no-any-return]
         data = f.read(size + 1)
     if len(data) != size:

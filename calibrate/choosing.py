@@ -133,7 +133,7 @@ def choose_with_statistics(
         words = f"{WIDE}: 16 bits need no clipping"
         return _settled(model, source, scheme, input_range, WIDE, words, progress, dead_range)
     hashes = source.contents()
-    ids = group_ids(groups, len(hashes))
+    ids = source.groups(groups, len(hashes))
     held = held_back(hashes, ids) if len(hashes) >= FEWEST else np.zeros(len(hashes), bool)
     if not held.any():
         why = f"fewer than {FEWEST}" if len(hashes) < FEWEST else "all in one group"
@@ -166,6 +166,7 @@ class Repeatable:
 
     def __init__(self, model: Model, batches: Any):
         self.model, self.scaling = model, getattr(batches, "scaling", None) or Scaling()
+        self.own_groups = getattr(batches, "groups", None)
         self.batches = _Kept(batches, self.scaling) if isinstance(batches, Iterator) else batches
 
     def fed(self) -> Iterator[Batch]:
@@ -174,6 +175,10 @@ class Repeatable:
     def contents(self) -> list[int]:
         """The content hash of every sample; one pass."""
         return contents(self.model, self.batches)
+
+    def groups(self, given: Any, count: int) -> np.ndarray | None:
+        """Group numbers: the given ones, else the data's own."""
+        return group_ids(self.own_groups if given is None else given, count)
 
 
 class _Kept(list[Any]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -49,32 +49,51 @@ class Paired:
         return self.verdict != "inferior"
 
 
-def estimate(metric: Metric, columns: np.ndarray, groups: np.ndarray | None = None, *, draws: int = DRAWS, seed: int = 0) -> Estimate:
-    """The figure of (N, k) columns and its percentile interval: `draws` resamples of N samples (of all groups, where groups are given:
-    an id a sample; samples of one group are drawn together) with replacement.
+Columns = Mapping[str, np.ndarray]  # metric name -> (N, k), see `metrics.Metric`
+
+
+def estimates(
+    metrics: Sequence[Metric], columns: Columns, groups: np.ndarray | None = None, *, draws: int = DRAWS, seed: int = 0
+) -> dict[str, Estimate]:
+    """The figure of each metric's columns and its percentile interval: `draws` resamples of N samples (of all groups, where groups are
+    given: an id a sample; samples of one group are drawn together) with replacement, the same for every metric.
 
     The interval of a share that is exactly 0 or 1 has no width. *Restates*: Efron, The Jackknife, the Bootstrap and Other Resampling
     Plans (1982), percentile method; groups as units: the cluster bootstrap.
     """
-    value = _value(metric, columns)
-    return Estimate(value, *_interval([metric.value(columns, w) for w in resampled(len(columns), groups, draws, seed)]))
+    found = _resampled_figures([(m, columns[m.name]) for m in metrics], groups, draws, seed)
+    return {m.name: Estimate(_value(m, columns[m.name]), *_interval(v)) for m, v in zip(metrics, found, strict=True)}
 
 
 def paired(
-    metric: Metric, ours: np.ndarray, theirs: np.ndarray, groups: np.ndarray | None = None, *, draws: int = DRAWS, seed: int = 0
-) -> Paired:
+    metrics: Sequence[Metric], ours: Columns, theirs: Columns, groups: np.ndarray | None = None, *, draws: int = DRAWS, seed: int = 0
+) -> tuple[Paired, ...]:
     """Is one model worse than another? Both figures are taken of the same resamples, and their difference is judged; see `Paired`.
 
-    ours, theirs: (N, k) columns of the metric, in the same order of samples. *Raises*: BadData where they differ in shape.
+    ours, theirs: columns of each metric, in the same order of samples. *Raises*: BadData where they differ in shape.
     """
-    if ours.shape != theirs.shape:
-        raise BadData("not the same samples", found=ours.shape, expected=theirs.shape)
+    for m in metrics:
+        if ours[m.name].shape != theirs[m.name].shape:
+            raise BadData("not the same samples", where=m.name, found=ours[m.name].shape, expected=theirs[m.name].shape)
+    both = [(m, columns[m.name]) for columns in (ours, theirs) for m in metrics]
+    drawn = _resampled_figures(both, groups, draws, seed)
+    sides = zip(metrics, drawn[: len(metrics)], drawn[len(metrics) :], strict=True)
+    return tuple(_pair(m, ours[m.name], theirs[m.name], _interval(_difference(a, b))) for m, a, b in sides)
+
+
+def _pair(metric: Metric, ours: np.ndarray, theirs: np.ndarray, ends: tuple[float, float]) -> Paired:
     a, b = _value(metric, ours), _value(metric, theirs)
-    weights = resampled(len(ours), groups, draws, seed)
-    low, high = _interval([_difference(metric.value(ours, w), metric.value(theirs, w)) for w in weights])
     difference = float(_difference(np.array(a), np.array(b)))
     lost, won = _counts(metric, ours, theirs)
-    return Paired(metric.name, a, b, difference, low, high, lost, won, _verdict(metric, difference, low, high))
+    return Paired(metric.name, a, b, difference, *ends, lost, won, _verdict(metric, difference, *ends))
+
+
+def _resampled_figures(wanted: Sequence[tuple[Metric, np.ndarray]], groups: np.ndarray | None, draws: int, seed: int) -> list[np.ndarray]:
+    """(draws,) figures of each metric and its columns, of the same resamples."""
+    if not wanted:
+        return []
+    rows = [[m.value(columns, w) for m, columns in wanted] for w in resampled(len(wanted[0][1]), groups, draws, seed)]
+    return [np.concatenate(parts) for parts in zip(*rows, strict=True)]
 
 
 def resampled(count: int, groups: np.ndarray | None = None, draws: int = DRAWS, seed: int = 0) -> Iterator[np.ndarray]:
@@ -92,9 +111,8 @@ def _value(metric: Metric, columns: np.ndarray) -> float:
     return float(metric.value(columns, np.ones((1, len(columns))))[0])
 
 
-def _interval(parts: Sequence[np.ndarray]) -> tuple[float, float]:
+def _interval(values: np.ndarray) -> tuple[float, float]:
     """Percentiles of the draws that have a value (a resample of one class alone has no AUC); infinite ones stay."""
-    values = np.concatenate(parts)
     values = values[~np.isnan(values)]
     if not len(values):
         return float("nan"), float("nan")

@@ -13,7 +13,7 @@ import numpy as np
 from qsim.errors import BadData
 from qsim.graph import Model
 
-from .arrayfiles import FILES, Stored, array_file, array_folder
+from .arrayfiles import FILES, Stored, array_file, array_folder, holds_arrays
 from .feeding import Port, Scaling, admit, batched, by_port, ports
 from .images import image_folder
 from .sources import Rows, items_of, kept
@@ -121,8 +121,7 @@ def _stored(path: Path, wanted: tuple[Port, ...], groups: str | None, label: str
     if folder:
         if groups is not None:
             raise BadData(f"a folder has no array {groups!r} of group ids", where=str(path), hint="Give so many samples in a row")
-        arrays = any(f.suffix in FILES for f in path.iterdir())
-        return array_folder(path, wanted) if arrays else image_folder(path, wanted, skip_bad)
+        return array_folder(path, wanted) if holds_arrays(path) else image_folder(path, wanted, skip_bad)
     return table_file(path, wanted, groups, label) if path.suffix.lower() in (".csv", ".tsv") else array_file(path, wanted, groups)
 
 

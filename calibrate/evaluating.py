@@ -13,10 +13,11 @@ from qsim.errors import BadData
 from qsim.function import Function
 from qsim.graph import Model
 
-from .comparing import DRAWS, Estimate, Paired, estimate, paired
+from .comparing import DRAWS, Estimate, Paired, estimates, paired
 from .evaluation import reals
 from .feeding import Batch, feed, finite, ports, rebatched
 from .metrics import Items, Metric, require_distinct, usual
+from .sharding import function_on
 from .splits import group_ids
 from .statistics import sample_hash
 
@@ -95,7 +96,7 @@ def compare(ours: Evaluation, theirs: Evaluation, *, draws: int = DRAWS, seed: i
     if ours.data != theirs.data:
         raise BadData("the two were evaluated on other samples, or in another order", found=ours.samples, expected=theirs.samples)
     both = [m for m in ours.metrics if m.name in theirs.columns]
-    return tuple(paired(m, ours.columns[m.name], theirs.columns[m.name], ours.groups, draws=draws, seed=seed) for m in both)
+    return paired(both, ours.columns, theirs.columns, ours.groups, draws=draws, seed=seed)
 
 
 class Gathered:
@@ -116,7 +117,7 @@ class Gathered:
     def evaluation(self, data: str = "", groups: np.ndarray | None = None, draws: int = DRAWS, seed: int = 0) -> Evaluation:
         columns = {name: np.concatenate(parts) for name, parts in self.parts.items()}
         metrics = self.metrics or ()
-        values = {m.name: estimate(m, columns[m.name], groups, draws=draws, seed=seed) for m in metrics}
+        values = estimates(metrics, columns, groups, draws=draws, seed=seed)
         return Evaluation(self.samples, values, data, groups, metrics, columns)
 
 
@@ -127,7 +128,7 @@ def outputs_of(function: Function, arrays: Sequence[np.ndarray]) -> tuple[np.nda
 
 
 def _function(model: Model | Function, mode: str, flavour: str) -> Function:
-    return model if isinstance(model, Function) else Function(model, mode, flavour)
+    return model if isinstance(model, Function) else function_on(model, mode, flavour)
 
 
 def _checked(run: Function, data: Any) -> Iterator[tuple[int, Batch]]:

@@ -30,6 +30,7 @@ from .choosing import loss_of
 from .correcting import corrected
 from .data import Data, open_data
 from .feeding import admit, feed
+from .folding import Wanted
 from .observer import observe_fed
 from .ranging import Problem, Ranges, estimation_problems, rank
 from .splits import PARTS, SHARES, Splits, contents, given_splits, three_way
@@ -47,7 +48,7 @@ class Job:
 
     model: a file. data: one data set (a file or folder, see `open_data`) that is split (`parts`, `groups`, `blocks`, `seed` as in
     `three_way`), or three: calibrate, select, test. input_range: declared range of the model's inputs. task: as in `choose`.
-    kept: folder where statistics are kept, "" for none.
+    gradients: draws of squared gradients that the pass gathers, for "fisher" (0: none). kept: folder where statistics are kept, or "".
     """
 
     model: str
@@ -61,6 +62,7 @@ class Job:
     input_range: tuple[float, float] | None = None
     task: str | None = None
     label_offset: int = 0
+    gradients: int = 1
     kept: str = ""
 
 
@@ -80,7 +82,8 @@ class Lab:
         self.model, self.job = model, job
         self.words, self.hash = splits.words, model_hash(model)
         self.splits, self.hashes = _shuffled(model, splits, job.seed)
-        self.fingerprint = _digest([*(add_fingerprints(h) for h in self.hashes.values()), job.seed, job.input_range, job.task])
+        seen = [add_fingerprints(h) for h in self.hashes.values()]
+        self.fingerprint = _digest([*seen, job.seed, job.input_range, job.task, job.gradients])
         self.measure, self._loss = loss_of(model.graph, job.task)
         self._functions: list[Function] = []
         self._correctors: list[Function] = []
@@ -113,11 +116,13 @@ class Lab:
     def _observed(self, samples: int, draw: int) -> Statistics:
         rows = chosen_samples(self.hashes["calibrate"], samples, draw)
         data = self.splits["calibrate"].take(rows)
-        name = _digest([self.hash, add_fingerprints(self.hashes["calibrate"][r] for r in rows), VERSION])[:32]
+        seen = [add_fingerprints(self.hashes["calibrate"][r] for r in rows), self.job.gradients, self.job.task]
+        name = _digest([self.hash, *seen, VERSION])[:32]
         path = Path(self.job.kept) / f"statistics-{name}.npz"
         if self.job.kept and path.exists():
             return load_statistics(path)
-        found = observe_fed(self.model, feed(self.model, data), data.scaling, sequence=True)
+        wanted = Wanted(gradients=self.job.gradients, task=self.job.task)
+        found = observe_fed(self.model, feed(self.model, data), data.scaling, wanted)
         if self.job.kept:
             found.save(path, force=True)
         return found

@@ -33,14 +33,14 @@ OBJECTIVES = ("loss", "task")
 class Search:
     """How a sweep goes about it.
 
-    shortlist: strategies that go on from the ranking, of each scheme and its other axes. proxy: what ranks. rounds: of halving. descent:
-    tensors
-    that get a strategy of their own where that helps (0: none). final: candidates that are tested. draws: choices of calibration
-    samples that are averaged, for candidates that do not take all. objective: "loss" (KL, or noise to signal) or "task" (the labels').
+    shortlist: strategies that go on from the ranking, of each scheme and its other axes. proxy: what ranks, one of `ranking.PROXIES`
+    (default: the first that the statistics allow). rounds: of halving. descent: tensors that get a strategy of their own where that helps
+    (0: none). final: candidates that are tested. draws: choices of calibration samples that are averaged, for candidates that do not take
+    all. objective: "loss" (KL, or noise to signal) or "task" (the labels').
     """
 
     shortlist: int = 8
-    proxy: str = PROXIES[0]
+    proxy: str = ""
     rounds: int = 3
     descent: int = 0
     final: int = 3
@@ -187,7 +187,7 @@ def run_sweep(
 def _check(search: Search, lab: Lab) -> None:
     if search.objective not in OBJECTIVES:
         raise BadRecipe("unknown objective", found=search.objective, expected=", ".join(OBJECTIVES))
-    if search.proxy not in PROXIES:
+    if search.proxy not in ("", *PROXIES):
         raise BadRecipe("unknown proxy", found=search.proxy, expected=", ".join(PROXIES))
     if search.objective == "task" and not lab.float_scores("select"):
         raise BadData("no labels to judge by", where=lab.splits["select"].where, hint='Give them ("y"), or let the objective be "loss"')
@@ -225,9 +225,12 @@ def shortlist(lab: Lab, members: Sequence[Candidate], search: Search) -> tuple[l
     for frame, mine in frames.items():
         names = strategies_of([*mine, frame])
         proxies = table(lab, frame, names)
-        order = np.argsort(totals(lab, mine, names, proxies)[search.proxy], kind="stable")
+        proxy = search.proxy or next(iter(proxies))
+        if proxy not in proxies:
+            raise BadRecipe("the statistics hold no gradients to rank by", found=proxy, hint="gradients = 1")
+        order = np.argsort(totals(lab, mine, names, proxies)[proxy], kind="stable")
         chosen = [mine[k] for k in order[: search.shortlist]]
-        mixture = normal(best_of_each(lab, mine[order[0]], names, proxies[search.proxy]))
+        mixture = normal(best_of_each(lab, mine[order[0]], names, proxies[proxy]))
         going += [*chosen, mixture] if len(names) > 1 and len(mine) > 1 else chosen
     baseline = next(iter(frames))
     return list(dict.fromkeys([*going, baseline])), baseline

@@ -65,6 +65,7 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     input_range: tuple[float, float] | None = None
     task: str | None = None
     label_offset: int = 0
+    gradients: int = 1
     split: Split = Split()
     grid: Grid = Grid()
     rule: tuple[Axis, ...] = ()
@@ -106,7 +107,7 @@ def _jobs(found: File, folder: Path, kept: str) -> list[Job]:
     data = (found.data,) if isinstance(found.data, str) else found.data
     models = [found.model] if isinstance(found.model, str) else found.model
     split = {f: getattr(found.split, f) for f in Split.__struct_fields__}
-    common = {f: getattr(found, f) for f in ("scale", "offset", "input_range", "task", "label_offset")}
+    common = {f: getattr(found, f) for f in ("scale", "offset", "input_range", "task", "label_offset", "gradients")}
     paths = tuple(str((folder / d).resolve()) for d in data)
     return [Job(str((folder / m).resolve()), paths, kept=kept, **common, **split) for m in models]
 

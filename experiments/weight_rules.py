@@ -3,7 +3,7 @@
     QSIM_MODELS=... python experiments/weight_rules.py [--net resnet8 ...] [--samples 500]
 
 Answer: see `results/weight_rules.json`: output KL (nats; ad01: SQNR in dB) against the float net and top-1 on test samples. Ranges of
-activations are min/max of the calibration set; int8 and int8w4 in exact integer mode, 3 and 2 bits of weights in fake mode. "nearest" and
+activations are min/max of the calibration set; int8 and int8w4 in exact integer mode, 3 bits of weights in fake mode. "nearest" and
 "sum" are the roundings of the weights (`Scheme.rounding`).
 """
 
@@ -25,7 +25,7 @@ from calibrate import evaluation
 from qsim.scheme import scheme_named
 
 RULES = ("max", "mse", "octav", "percentile:99.9")
-SCHEMES = ("int8", "int8w4", "sim:a8w3", "sim:a8w2")
+SCHEMES = ("int8", "int8w4", "sim:a8w3")
 RESULTS = Path(__file__).parent / "results" / "weight_rules.json"
 
 
@@ -35,13 +35,14 @@ def rows(name: str, samples: int) -> Iterator[dict[str, Any]]:
     if name == "ad01":
         seen, x, labels = seen.reshape(-1, seen.shape[-1])[::20], x.reshape(-1, x.shape[-1])[::17], None
     x, labels = x[:samples], None if labels is None else labels[:samples]
-    stats, reference = calibrate.observe(model, seen[:500], sequence=False), model.function("float").batch(x)[0]
+    stats, reference = calibrate.observe(model, seen[:500], sequence=False), model.function("float").batch(x)[0].reshape(len(x), -1)
     for scheme in map(scheme_named, SCHEMES):
-        ranges = calibrate.ranges(model, stats, "minmax", scheme, task.domain)
+        ranges, run = calibrate.ranges(model, stats, "minmax", scheme, task.domain), None
         for rounding in ("nearest", "sum"):
             for rule in RULES:
                 made = qsim.quantize(model, ranges, replace(scheme, clip=rule, rounding=rounding))
-                y = made.function("fake" if scheme.is_simulated else "integer").batch(x)[0]
+                run = run or made.function("fake" if scheme.is_simulated else "integer")
+                y = run.run_samples(run.lower(made), x[:, None])[0].reshape(len(x), -1)  # one compile: only numbers differ
                 told = {"net": name, "scheme": scheme.name, "rounding": rounding, "rule": rule}
                 if labels is None:
                     yield {**told, "sqnr_db": evaluation.sqnr(reference, y)}

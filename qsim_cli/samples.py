@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from calibrate.arrayfiles import holds_arrays
 from calibrate.data import Data, open_data
 from calibrate.splits import group_ids
 from qsim.errors import BadData, BadRecipe
@@ -85,7 +86,7 @@ def read(path: Path, model: Model, mode: str, affine: Affine, pick: Pick = ALL) 
     data = open_data(path, model, limit=pick.limit, shuffle=pick.shuffle, groups=pick.grouping)
     tensors = tuple(model.graph.tensors[t] for t in model.graph.inputs)
     found = Samples(data, tensors, mode, affine)
-    images = path.is_dir() and data.groups is None
+    images = path.is_dir() and not holds_arrays(path)
     notes = [f"{len(data)} images, resized to {tensors[0].shape[1]}x{tensors[0].shape[2]} where needed"] if images else []
     if pick.limit is not None and len(data) < pick.limit:
         notes.append(f"{path.name} has {len(data)} samples, fewer than --limit {pick.limit}")

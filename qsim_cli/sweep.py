@@ -60,7 +60,7 @@ def command(
         kept.mkdir(exist_ok=True)
         try:
             for job in plan.jobs:
-                how = {"store": opened, "pool": pool, "worker": share}
+                how: dict[str, Any] = {"store": opened, "pool": pool, "worker": share}
                 with progress(f"scoring {Path(job.model).name}", None) as step:
                     results.append(run_sweep(job, plan.candidates, plan.search, **how, progress=_steps(step)))
         except KeyboardInterrupt:

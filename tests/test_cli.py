@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +126,24 @@ def test_safe_keeps_letters_and_cuts_length():
     assert screen.safe("größe/重み") == "größe/重み"
     assert screen.safe("\u2066a\u2069\x9b") == "\\u2066a\\u2069\\x9b"
     assert len(screen.safe("x" * 10_000)) == screen.LONGEST_NAME
+
+
+def test_progress_tells_rate_and_remaining_time(monkeypatch):
+    import io
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    shown = Terminal()
+    monkeypatch.setattr("sys.stderr", shown)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with screen.progress("observing", 40) as step:
+        for _ in range(4):
+            step(10)
+            time.sleep(0.11)
+    assert "observing" in shown.getvalue() and re.search(r"\d/s", shown.getvalue()) and re.search(r"\d:\d\d:\d\d", shown.getvalue())
 
 
 # run

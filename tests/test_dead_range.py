@@ -98,7 +98,7 @@ def test_numbers_far_below_the_largest_of_a_row_make_no_difference_to_softmax():
     assert live(model, INT8, calibrate.observe(model, x, sequence=False))[t] == (-np.inf, np.inf)
 
 
-@pytest.mark.parametrize("op, strategy", [("HARD_SWISH", "minmax"), ("HARD_SWISH", "mse"), ("LOGISTIC", "minmax"), ("RELU6", "minmax")])
+@pytest.mark.parametrize("op, strategy", [("HARD_SWISH", "mse"), ("LOGISTIC", "minmax"), ("RELU6", "minmax")])
 def test_codes_go_where_they_make_a_difference(op, strategy):
     rng, net = np.random.default_rng(0), Net()
     y = net.one(op, net.dense(net.input(1, 16), rng.normal(size=(16, 16)).astype(np.float32) * 3))

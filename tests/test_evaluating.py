@@ -9,8 +9,8 @@ import pytest
 from small import float_net, images
 
 import qsim
-from calibrate import compare, evaluate, observe, ranges
-from calibrate.comparing import estimate, paired, resampled
+from calibrate import compare, comparing, evaluate, observe, ranges
+from calibrate.comparing import estimates, resampled
 from calibrate.evaluation import auc, softmax
 from calibrate.metrics import Items, Metric, auc_of, named, usual
 from qsim.errors import BadData, BadRecipe
@@ -107,6 +107,16 @@ def test_unknown_metrics_are_refused(names):
 
 
 # ---------------------------------------------------------------- intervals
+
+
+def estimate(metric, columns, groups=None, **how):
+    return estimates([metric], {metric.name: columns}, groups, **how)[metric.name]
+
+
+def paired(metric, ours, theirs):
+    (found,) = comparing.paired([metric], {metric.name: ours}, {metric.name: theirs})
+    return found
+
 
 MEAN = Metric("mean", lambda items: items.y[:, 0])
 
