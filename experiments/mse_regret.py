@@ -4,9 +4,10 @@
 
 For every observed tensor but the model's inputs (their range is their domain, never an estimate): scales 2.5 % apart by every third zero
 point, around the best four of them scales 0.15 % apart by all zero points, around the best of those ever finer ones; each one's squared
-error summed over the raw values themselves (sorted, with running sums: code of its own, nothing of calibrate). Regret: how much more of it the stored (scale, zero point) of strategy `mse` has, as a part of the best;
-where the best is below 1e-4 step^2 an element, in step^2 an element. From sketches of sampled pixels and of every element (`exact`).
-Quantiles of 0.01 to 99.99 % of the exact sketch against the raw values: within 2^-7 of them.
+error summed over the raw values themselves (sorted, with running sums: code of its own, nothing of calibrate). Regret: how much more of
+it the stored (scale, zero point) of strategy `mse` has, as a part of the best; where the best is below 1e-4 step^2 an element, in step^2
+an element. From sketches of sampled pixels and of every element (`exact`). Quantiles of 0.01 to 99.99 % of the exact sketch against the
+raw values: within 2^-7 of them.
 Answer: results/mse_regret.json; the last line is the median and the worst over all tensors.
 """
 
