@@ -8,8 +8,8 @@ error summed over the raw values themselves (sorted, with running sums: code of 
 it the stored (scale, zero point) of strategy `mse` has, as a part of the best; where the best is below 1e-4 step^2 an element, in step^2
 an element. From sketches of sampled pixels and of every element (`exact`). Quantiles of 0.01 to 99.99 % of the exact sketch against the
 raw values: within 2^-7 of them.
-Answer: results/mse_regret.json; the last line is the median and the worst over all tensors. Found: the median keeps 0.5 %; far above 3 % are
-outputs of 40 values, and outputs of RELU6 with much of their mass at 6 itself, which the search's mesh spreads over an interval.
+Answer: results/mse_regret.json; the last line is the median and the worst over all tensors. Found: the median keeps 0.5 %; far above 3 %
+are outputs of few values, and outputs of RELU6 with much of their mass at 6 itself, which the mesh of the search spread over an interval.
 """
 
 from __future__ import annotations
