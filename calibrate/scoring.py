@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,14 +130,15 @@ class Lab:
 
     def problems(self, c: Candidate) -> tuple[list[Problem], tuple[str, ...]]:
         """The candidate's estimation problems, and notes on what was assumed."""
-        key = (c.scheme, c.per_channel, c.samples, c.draw)
+        key = (c.scheme, c.per_channel, c.dead_range, c.samples, c.draw)
         if key not in self._problems:
-            self._problems[key] = estimation_problems(self.model, self.statistics(c), c.parsed, self.job.input_range)
+            declared = self.job.input_range
+            self._problems[key] = estimation_problems(self.model, self.statistics(c), c.parsed, declared, dead_range=c.dead_range)
         return self._problems[key]
 
     def ranges(self, c: Candidate, strategy: str) -> Ranges:
         """One strategy's ranges of all problems."""
-        key = (c.scheme, c.per_channel, c.samples, c.draw, strategy)
+        key = (c.scheme, c.per_channel, c.dead_range, c.samples, c.draw, strategy)
         if key not in self._ranges:
             problems, notes = self.problems(c)
             self._ranges[key] = rank(self.model, problems, [resolved(strategy)], notes)[0]
@@ -214,17 +216,28 @@ class Lab:
 
 
 def lab_of(job: Job) -> Lab:
-    """The lab of a job: kept, so that a process that scores many units opens model and data once."""
-    return _labs(job)
+    """The lab of a job: kept while its files stay as they are, so that a process that scores many units opens them once."""
+    return _labs(job, tuple(_stamp(path) for path in (job.model, *job.data)))
+
+
+def _stamp(path: str) -> tuple[int, ...]:
+    """Size and time of change, to the nanosecond; of a folder, of all in it. Nothing for what is not there (opening it tells)."""
+    if os.path.isdir(path):
+        return tuple(n for entry in sorted(Path(path).rglob("*")) for n in _stamp(str(entry)) if not entry.is_dir())
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
+    return found.st_size, found.st_mtime_ns
 
 
 @functools.lru_cache(maxsize=2)
-def _labs(job: Job) -> Lab:
+def _labs(job: Job, stamps: tuple[tuple[int, ...], ...]) -> Lab:
     model = load(job.model)
-    opened = [open_data(path, model, input_scale=job.scale, input_offset=job.offset) for path in job.data]
-    if len(opened) == 3:
-        return Lab(model, given_splits(model, *opened), job)
-    return Lab(model, three_way(model, opened[0], job.parts, job.groups, job.blocks, job.seed), job)
+    how = {"input_scale": job.scale, "input_offset": job.offset, "groups": job.groups or job.blocks or None}
+    opened = [open_data(path, model, **how) for path in job.data]  # type: ignore[arg-type]
+    splits = given_splits(model, *opened) if len(opened) == 3 else three_way(model, opened[0], job.parts, seed=job.seed)
+    return Lab(model, splits, job)
 
 
 def scored(job: Job, unit: Unit) -> dict[str, np.ndarray]:

@@ -158,6 +158,27 @@ def test_kills_at_random_instants_lose_nothing(folder, kills):
     assert not list(folder.glob("*.tmp"))
 
 
+def test_two_commands_at_once_share_a_store(folder):
+    command = [sys.executable, "-m", "qsim_cli", "sweep", "sweep.toml", "--store", "s.sqlite"]
+    how = {"cwd": folder, "env": {**os.environ, "PYTHONPATH": os.getcwd()}, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    both = [subprocess.Popen(command, **how) for _ in range(2)]
+    said = [child.communicate()[0] for child in both]
+    assert [child.returncode for child in both] == [0, 0] and said[0] == said[1]
+    plan = load_plan(folder / "sweep.toml")
+    with Store(folder / "s.sqlite") as store:
+        rows = len(store)
+        assert run_sweep(plan.jobs[0], plan.candidates, plan.search, store=store).count.reused == rows
+
+
+def test_an_interruption_says_how_to_go_on(folder, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("calibrate.scoring.Lab.score", interrupted)
+    assert run(["sweep", str(folder / "sweep.toml"), "--store", str(folder / "s.sqlite")]) == 130
+    assert "goes on from there" in capsys.readouterr().err
+
+
 def test_grids_of_two_sweeps_share_a_store(folder):
     plan = load_plan(folder / "sweep.toml")
     with Store(folder / "s.sqlite") as store:

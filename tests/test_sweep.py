@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from small import float_net
-from sweeping import Hostile, facts, job_in
+from small import float_net, images
+from sweeping import Hostile, Silent, facts, job_in
 
+import qsim
 from calibrate import halving
 from calibrate.candidates import Candidate, grid, normal, of_text, strategy_for
 from calibrate.data import open_data
@@ -19,6 +20,8 @@ from calibrate.store import Store, merge
 from calibrate.strategies import candidates
 from calibrate.sweeper import Search, run_sweep, sweep
 from qsim.errors import BadData, BadRecipe
+from qsim.function import Function
+from qsim.writer import to_bytes
 
 SEARCH = Search(shortlist=3, rounds=2, final=2, draws=2)
 SMALL = grid({"scheme": ["int8", "sim:a4w4"], "activation": ["minmax", "mse", "percentile:99.9", "percentile:99"]})
@@ -129,6 +132,17 @@ def test_descent_needs_many_samples_and_is_never_worse(job, tmp_path):
     assert found.scores[0].mean <= start.mean and "got a strategy of their own" in found.notes[0]
 
 
+def test_axes_reach_the_model(job):
+    lab = lab_of(job)
+    base = lab.made(Candidate("int8w4"))
+    changed = [
+        Candidate("int8w4", **{axis: value})
+        for axis, value in (("weights", "mse"), ("per_channel", False), ("samples", 4), ("activation", "mse"))
+    ]
+    assert all(to_bytes(lab.made(c)) != to_bytes(base) for c in changed)
+    assert lab.problems(Candidate(dead_range=True)) is not lab.problems(Candidate())
+
+
 def test_labels_can_be_the_objective(job):
     found = run_sweep(job, SMALL[:3], replace(SEARCH, objective="task")).best()
     assert found.tested[0].loss == pytest.approx(np.mean(found.scores[0].losses), rel=0.5) and found.float_right == 1.0
@@ -221,3 +235,49 @@ def test_the_public_function_takes_files_or_objects(job, plain, tmp_path):
     assert [s.candidate for o in again.outcomes for s in o.scores] == [s.candidate for o in plain.outcomes for s in o.scores]
     with pytest.raises(BadRecipe, match="files to open"):
         run_sweep(found.lab, SMALL, SEARCH, pool=lambda: Hostile(np.random.default_rng(0)))
+
+
+def test_a_worker_that_never_answers_is_given_up(job, plain):
+    desk = Desk(lab_of(job), Store(None), Silent(3), patience=0.05)
+    units = [Unit(c.text, "select", 0, 16) for c in SMALL[:4]]
+    assert {u for u, row in desk.results(units).items() if row.status == "done"} == set(units)
+    desk = Desk(lab_of(job), Store(None), Silent(100), patience=0.01)
+    (row,) = desk.results(units[:1]).values()
+    assert row.status == "failed" and "no answer" in row.reason
+
+
+def test_where_memory_does_not_hold_them_samples_go_by_halves(job, monkeypatch):
+    lab, unit, sizes = lab_of(job), Unit(Candidate().text, "select", 0, 60), []
+    expected = lab.score(unit)
+    run = Function.run_samples
+
+    def tight(self, params, *arrays):
+        sizes.append(len(arrays[0]))
+        if len(arrays[0]) > 20:
+            raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return run(self, params, *arrays)
+
+    monkeypatch.setattr(Function, "run_samples", tight)
+    found = lab.score(unit)
+    assert sizes == [60, 30, 15, 15, 30, 15, 15] and all(np.array_equal(found[k], expected[k]) for k in expected)
+
+
+def test_changed_files_are_opened_anew_and_get_keys_of_their_own(tmp_path):
+    job = job_in(tmp_path)
+    unit = Unit(Candidate().text, "select", 0, 16)
+    keys = [lab_of(job).key(unit)]
+    assert lab_of(job) is lab_of(job)
+    qsim.save(float_net(seed=1), job.model, force=True)
+    keys.append(lab_of(job).key(unit))
+    np.savez(job.data[0], x=images(100, seed=9))
+    keys.append(lab_of(job).key(unit))
+    assert len(set(keys)) == 3
+
+
+def test_groups_of_the_file_stay_together(tmp_path):
+    job = job_in(tmp_path, groups="recording")
+    with np.load(job.data[0]) as z:
+        np.savez(job.data[0], **z, recording=np.arange(len(z["x"])) // 25)
+    lab = lab_of(job)
+    found = [set(lab.splits[name].groups.tolist()) for name in ("calibrate", "select", "test")]
+    assert not found[0] & found[1] and not found[1] & found[2] and len(set.union(*found)) == 16
