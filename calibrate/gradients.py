@@ -73,7 +73,10 @@ class Slopes:
         self.program = Program(graph, [_shifting(s) for s in function.program.steps], "float")
         lost = [s.node.op for s in function.program.steps if s.control is not None]
         if lost:
-            raise Unsupported(f"no gradients through ops that run other graphs: {', '.join(sorted(set(lost)))}", where=function.model.path)
+            raise Unsupported(
+                f"no gradients through ops that run other graphs: {', '.join(sorted(set(lost)))}", where=function.model.path,
+                hint="Leave gradients out",
+            )  # fmt: skip
 
     def __call__(self, params: Any, word: Any, probing: Any, *inputs: Any) -> tuple[dict[int, Any], dict[int, Any]]:
         """({tensor: array} of all computed tensors, {watched tensor: gradients (draws, *shape)}) of one sample; word: (draws,) uint32.
