@@ -99,7 +99,10 @@ class Store:
             )
 
     def keep_summary(self, key: str, data: Mapping[str, Any]) -> None:
-        """Keep what a sweep found (`summary.summary`) under its key (`summary.key_of`), in place of an earlier run's. *Raises*: WriteFailed."""
+        """Keep what a sweep found (`summary.summary`) under its key (`summary.key_of`); a later run's takes the place of an earlier one's.
+
+        *Raises*: WriteFailed.
+        """
         self.keep_all([(key, str(data["name"]), json.dumps(data, sort_keys=True, allow_nan=False))])
 
     def keep_all(self, kept: Iterable[tuple[str, str, str]]) -> None:

@@ -18,7 +18,7 @@ from qsim.function import Function
 from qsim.graph import Model
 from qsim.writer import to_bytes
 
-from .candidates import Candidate, normal, of_text, strategies_of, strategy_for
+from .candidates import Candidate, normal, strategies_of, strategy_for
 from .distribution import Distribution, distribution
 from .evaluation import standard_error
 from .halving import Score
@@ -132,9 +132,10 @@ def _tensors(lab: Lab, c: Candidate) -> list[Tensor]:
         keys, strategy = [graph.key(t) for t in problem.group], strategy_for(c, graph, problem.group)
         values, maker = _values(lab, c, problem), graph.producer.get(problem.group[0])
         noise, clipped = (float(proxies[p][names.index(strategy), g]) for p in ("mse", "clipped"))
+        low, high = ranges[keys[0]]
         found.append(Tensor(
             keys[0], keys[1:], "input" if maker is None else graph.nodes[maker].op,
-            strategy if problem.values is not None else "declared", *map(float, ranges[keys[0]]),
+            strategy if problem.values is not None else "declared", low, high,
             None if values is None else values.min, None if values is None else values.max, clipped,
             -10 * math.log10(noise) if noise > 0 else None, [] if values is None else _histogram(values),
         ))  # fmt: skip

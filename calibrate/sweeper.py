@@ -244,7 +244,8 @@ def _rows(o: Outcome) -> list[dict[str, Any]]:
             "scheme": o.scheme, "candidate": str(s.candidate), "measure": o.measure, "select_samples": len(s.losses),
             "select_loss": s.mean if len(d) else None, "behind": float(d.mean()) if len(d) else None,
             "behind_error": standard_error(d) if len(d) > 1 else None,
-            "test_loss": test.loss if test else None, "test_error": test.error if test else None, "test_right": test.right if test else None,
+            "test_loss": test.loss if test else None, "test_error": test.error if test else None,
+            "test_right": test.right if test else None,
             "winner": s.candidate == o.winner, "failed": s.failed, "text": s.candidate.text,
         })  # fmt: skip
     return rows
