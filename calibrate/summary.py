@@ -108,7 +108,8 @@ def _finalist(lab: Lab, t: Tested, o: Outcome) -> Finalist:
     words = "itself" if t.candidate == o.baseline.candidate else "better" if gain > 2 * error else "worse" if gain < -2 * error else "alike"
     groups, count = lab.splits["test"].groups, len(lab.splits["test"])
     spread = None if t.right is None or groups is not None else math.sqrt(t.right * (1 - t.right) / count)
-    return Finalist(str(t.candidate), t.loss, _known(t.error), gain, _known(error), words, t.right, spread, **dict(t.against_float or {}))
+    against: dict[str, Any] = {k: list(v) if isinstance(v, tuple) else v for k, v in (t.against_float or {}).items()}
+    return Finalist(str(t.candidate), t.loss, _known(t.error), gain, _known(error), words, t.right, spread, **against)
 
 
 def _size(made: Model, c: Candidate) -> tuple[int, str]:

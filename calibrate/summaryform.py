@@ -52,7 +52,7 @@ class Finalist(msgspec.Struct, frozen=True):
     lost: int | None = None
     won: int | None = None
     drop_points: float | None = None
-    interval: tuple[float, float] | None = None
+    interval: list[float] | None = None
     not_inferior: bool | None = None
 
 

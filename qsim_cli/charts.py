@@ -65,7 +65,11 @@ def _row(
 ) -> dict[str, Any]:
     """Intervals end at a tenth of the loss, which a logarithmic axis can show."""
     e, r = 2 * (error or 0.0), 2 * (right_error or 0.0)
-    row = {"candidate": label(candidate.removeprefix(found.scheme).strip()), "split": split, "samples": "all" if whole else "some"}
+    row: dict[str, Any] = {
+        "candidate": label(candidate.removeprefix(found.scheme).strip()),
+        "split": split,
+        "samples": "all" if whole else "some",
+    }
     row |= {"loss": loss, "loss_low": max(loss - e, loss / 10), "loss_high": loss + e, "right": right}
     return row | ({} if right is None else {"right_low": max(right - r, 0.0), "right_high": min(right + r, 1.0)})
 
@@ -122,7 +126,7 @@ def size_chart(summary: Summary, found: Found) -> Any:
     means = base.transform_filter("datum.draws > 0")
     bars = means.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q", title=found.unit, scale=alt.Scale(zero=False)), y2="high:Q")
     lines = means.mark_line(point=True).encode(y=y, tooltip=["family:N", "samples:Q", "loss:Q", "draws:Q"])
-    each = base.transform_filter("datum.draws == 0").mark_tick(thickness=2, size=10, opacity=0.5).encode(y=y)
+    each = base.transform_filter("datum.draws == 0").mark_tick(orient="horizontal", thickness=2, size=14, opacity=0.6).encode(y=y)
     return (bars + lines + each).properties(width=WIDTH - 120, height=300)
 
 
@@ -175,7 +179,7 @@ def _pareto(rows: Sequence[dict[str, Any]], field: str, title: str, smaller: boo
     at = alt.Y(f"{field}:Q", title=title, scale=y, axis=axis)
     bars = base.mark_rule(opacity=0.5).encode(y=alt.Y(f"{field}_low:Q", title=title, scale=y, axis=axis), y2=f"{field}_high:Q")
     front = base.transform_filter("datum.front").mark_line(strokeDash=[4, 3], opacity=0.6).encode(y=at, order="size:Q")
-    points = base.mark_point(filled=True, size=80).encode(
+    points = base.mark_point(filled=True, size=80, opacity=1).encode(
         y=at, tooltip=["model:N", "scheme:N", "candidate:N", "size:Q", "sized:N", f"{field}:Q"]
     )
     names = base.mark_text(dy=-12, fontSize=11).encode(y=at, text="scheme:N")

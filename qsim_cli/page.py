@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
 from typing import Any, NamedTuple
@@ -34,13 +34,17 @@ class Cell(NamedTuple):
 
 def page(summaries: Sequence[Summary]) -> str:
     """The report. *Raises*: Unsupported naming the command that installs what is missing."""
+    _require_altair()
     specs: dict[str, Any] = {}
     body = _overview(summaries, specs) + "".join(_sweep(s, specs, k) for k, s in enumerate(summaries))
     return document("Quantization sweeps: " + ", ".join(s.name for s in summaries), body, specs)
 
 
-def document(title: str, body: str, specs: dict[str, Any]) -> str:
-    """A page of its own: `body` is HTML, `specs` Vega-Lite specifications by the id of the element that shows each."""
+def document(title: str, body: str, specs: Mapping[str, Any]) -> str:
+    """A page with charts that needs no network. body: HTML; specs: Vega-Lite specifications by the id of the element that shows each.
+
+    *Raises*: Unsupported naming the command that installs what is missing.
+    """
     script = f"{_library()}\n{_own('page.js')}"
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; script-src 'sha256-{allowed}'; style-src 'unsafe-inline'; img-src data: blob:"
@@ -60,13 +64,20 @@ def embedded(value: Any) -> str:
 
 def _library() -> str:
     """Vega, Vega-Lite and vega-embed as one script."""
-    try:
-        import altair
-        import vl_convert
-    except ImportError as fault:
-        raise Unsupported(f"the HTML report needs Altair ({fault})", hint=HINT) from None
+    _require_altair()
+    import altair
+    import vl_convert
+
     version = ".".join(altair.SCHEMA_VERSION.split(".")[:2])
     return str(vl_convert.javascript_bundle(vl_version=version)).replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def _require_altair() -> None:
+    try:
+        import altair  # noqa: F401
+        import vl_convert  # noqa: F401
+    except ImportError as fault:
+        raise Unsupported(f"charts need Altair and vl-convert ({fault})", hint=HINT) from None
 
 
 def _own(name: str) -> str:
@@ -176,12 +187,19 @@ def _candidates(f: Found) -> str:
     heads = ["candidate", "select samples", "loss", "behind the winner", "accuracy", "test loss", "test accuracy", "failed"]
     rows = [
         [
-            _words(t.candidate), Cell(str(t.select_samples), t.select_samples), Cell(loss_text(t.select_loss, t.select_error), t.select_loss),
-            Cell(loss_text(t.behind, t.behind_error), t.behind), Cell(share(t.select_right, t.select_right_error), t.select_right),
-            _number(t.test_loss), Cell(share(t.test_right), t.test_right), _words(t.failed),
+            _words(t.candidate),
+            Cell(str(t.select_samples), t.select_samples),
+            Cell(loss_text(t.select_loss, t.select_error), t.select_loss),
+            Cell(loss_text(t.behind, t.behind_error), t.behind),
+            Cell(share(t.select_right, t.select_right_error), t.select_right),
+            _number(t.test_loss),
+            Cell(share(t.test_right), t.test_right),
+            _words(t.failed),
         ]
         for t in f.tried
-    ]  # fmt: skip
+    ]
+    if not any(t.failed for t in f.tried):
+        heads, rows = heads[:-1], [row[:-1] for row in rows]
     return _table(heads, rows, best=next((k for k, t in enumerate(f.tried) if t.winner), None))
 
 

@@ -31,7 +31,8 @@ def verdict_lines(f: Found) -> list[str]:
     best = f.tested[0]
     lines = [
         f"{best.candidate}: {loss_text(best.loss, best.error)} on the test split ({f.unit})",
-        f"It is {VERDICTS[best.against_baseline]}: gain {loss_text(best.gain, best.gain_error)}.",
+        f"It is {VERDICTS[best.against_baseline]}"
+        + ("." if best.against_baseline == "itself" else f": gain {loss_text(best.gain, best.gain_error)}."),
     ]
     if best.right is not None:
         lines.append(f"Accuracy {share(best.right, best.right_error)}" + _against_float(f))

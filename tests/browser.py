@@ -63,7 +63,9 @@ class Browser:
 
     def value(self, expression: str) -> Any:
         """What an expression is in the page."""
-        return self.ask("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+        found = self.ask("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in found, found
+        return found["result"].get("value")
 
     def wait(self, expression: str) -> None:
         """Until an expression is true in the page."""
