@@ -21,10 +21,13 @@ _WHERE = {
     "open_data": "data",
     "correct": "correcting",
     "correct_bias": "correction",
+    "sweep": "sweeper",
     "round_weights": "weightrounding",
     "improve": "requantizing",
     "propose_splits": "splitting",
     "three_way": "splits",
+    "evaluate": "evaluating",
+    "compare": "evaluating",
 }
 __all__ = list(_WHERE)
 
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from .correcting import correct
     from .correction import correct_bias
     from .data import open_data
+    from .evaluating import compare, evaluate
     from .observer import observe
     from .rangefile import load_ranges, save_ranges
     from .ranging import ranges
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
     from .splits import three_way
     from .splitting import propose_splits
     from .statistics import Statistics
+    from .sweeper import sweep
     from .weightrounding import round_weights
 
 

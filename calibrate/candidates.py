@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from importlib import import_module
 from typing import Any
 
 from qsim.errors import BadRecipe
@@ -14,7 +15,7 @@ from qsim.graph import Graph
 from qsim.scheme import Scheme, scheme_named
 
 from .correcting import HOW
-from .strategies import parse
+from .strategies import TABLE, Strategy, canonical
 
 CLASSES = ("input", "output", "inner")  # of tensors: the model's inputs, its outputs, all others
 BASELINE = "minmax"
@@ -24,24 +25,27 @@ BASELINE = "minmax"
 class Candidate:
     """One way to quantize a model.
 
-    scheme: its name. activation: the strategy of activations' ranges. rules: (selector, strategy): the last that matches a tensor goes
-    before `activation`; a selector is "op:NAME" (what computes the tensor), "class:input|output|inner", "name:REGEX" or "tensor:KEY".
-    correction: as `correct` takes it, but "auto". per_channel: of weights. samples: how many of the calibration samples (0: all);
-    draw: which ones (each number another choice).
+    scheme: its name. activation: the strategy of activations' ranges, a name of `strategies.TABLE` or module:function. rules: (selector,
+    strategy): the last that matches a tensor goes before `activation`; a selector is "op:NAME" (what computes the tensor),
+    "class:input|output|inner", "name:REGEX" or "tensor:KEY". weights: how far the codes of weights reach (`Scheme.clip`).
+    correction: as `correct` takes it, but "auto". per_channel: of weights. dead_range: as in `ranges`. samples: how many of the calibration
+    samples (0: all); draw: which ones (each number another choice).
     """
 
     scheme: str = "int8"
     activation: str = BASELINE
     rules: tuple[tuple[str, str], ...] = ()
+    weights: str = "max"
     correction: str = "no"
     per_channel: bool = True
+    dead_range: bool = False
     samples: int = 0
     draw: int = 0
 
     def __str__(self) -> str:
         """The scheme, the strategy, and what is not as usual."""
-        mixed = f" with {len(self.rules)} rules" if self.rules else ""
-        usual = {"correction": "no", "per_channel": True, "samples": 0, "draw": 0}
+        mixed = f" with {len(self.rules)} rule{'s'[: len(self.rules) - 1]}" if self.rules else ""
+        usual = {"weights": "max", "correction": "no", "per_channel": True, "dead_range": False, "samples": 0, "draw": 0}
         rest = [f"{k}={getattr(self, k)}" for k, v in usual.items() if getattr(self, k) != v]
         return " ".join([self.scheme, self.activation + mixed, *rest])
 
@@ -54,7 +58,7 @@ class Candidate:
     def parsed(self) -> Scheme:
         """*Raises*: BadRecipe."""
         found = scheme_named(self.scheme)
-        return replace(found, per_channel=found.per_channel and self.per_channel)
+        return replace(found, per_channel=found.per_channel and self.per_channel, clip=self.weights)
 
 
 def of_text(text: str) -> Candidate:
@@ -74,9 +78,25 @@ def normal(c: Candidate) -> Candidate:
 
 
 def written(strategy: str) -> str:
-    """A strategy's name as a sweep keeps it. *Raises*: BadRecipe."""
-    parse(strategy)
-    return strategy.strip()
+    """A strategy as a sweep keeps it: a name in its shortest form, module:function as it is. *Raises*: BadRecipe."""
+    return strategy.strip() if is_own(strategy) else canonical(strategy)
+
+
+def is_own(strategy: str) -> bool:
+    """Whether it is module:function and no name of the table."""
+    module, _, name = strategy.strip().partition(":")
+    return module not in TABLE and name.isidentifier()
+
+
+def resolved(strategy: str) -> str | Strategy:
+    """What `ranges` takes: a name, or for module:function that function, imported. *Raises*: BadRecipe."""
+    if not is_own(strategy):
+        return strategy
+    module, _, name = strategy.strip().partition(":")
+    try:
+        return getattr(import_module(module), name)  # type: ignore[no-any-return]
+    except (ImportError, AttributeError) as fault:
+        raise BadRecipe(f"nothing is named {strategy!r} ({fault})", expected="a strategy's name, or module:function") from fault
 
 
 def grid(axes: Mapping[str, Sequence[Any]]) -> list[Candidate]:

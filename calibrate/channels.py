@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from qsim.errors import BadRange
+from qsim.errors import BadData, BadRange
 from qsim.function import Function
 from qsim.graph import Model
 from qsim.layout import layout, record
@@ -16,11 +16,29 @@ from qsim.recipe import Schemes
 from .distribution import distribution
 from .feeding import declared, feed, finite, ports
 from .ranging import checked_answer
-from .statistics import Sketch, merge_sketches, sketch_array
+from .statistics import Sketch, Statistics, merge_sketches, model_hash, sketch_array
 from .strategies import Strategy, parse, solve
 
 PART = 64  # samples computed at once
 COMPARING = ("SOFTMAX", "LOG_SOFTMAX", "ARG_MAX", "ARG_MIN", "TOPK_V2")  # ops that hold channels against each other
+
+
+class ByChannel:
+    """Sketches of tensors by channel, on the host and over every element: gathered part by part."""
+
+    def __init__(self, model: Model, tensors: Sequence[int]):
+        self.tensors = tuple(tensors)
+        self.function = Function(model, "float", "xnnpack", taps=self.tensors)
+        self.found: dict[int, tuple[Sketch, ...]] = {}
+
+    def add(self, arrays: Sequence[np.ndarray]) -> None:
+        """Count samples in: (n, *shape) of each model input."""
+        for first in range(0, len(arrays[0]) if self.tensors else 0, PART):
+            taps = self.function.run_samples(self.function.params, *(a[first : first + PART] for a in arrays))[1]
+            for t in self.tensors:
+                rows = np.moveaxis(np.asarray(taps[t]), -1, 0)
+                new = tuple(sketch_array(row.reshape(len(row), -1)) for row in rows)
+                self.found[t] = tuple(map(merge_sketches, self.found[t], new)) if t in self.found else new
 
 
 def channel_ranges(
@@ -33,7 +51,7 @@ def channel_ranges(
     of their own are no longer in order (4 bits cost resnet8 7 points so, though every tensor is closer). A model input's ends are
     its domain where `input_range` declares one (as in `ranges`), else the smallest and largest value of each channel. batches: see
     `feeding.feed`. *Domain*: data that fit a run of PART samples with every tensor held. *Raises*: BadData; BadRange naming tensor and
-    channel where a channel has no finite value, or its range is none.
+    channel where a channel has no finite value, or its range is none; Statistics in place of batches need the channels of these tensors.
     """
     plan, given = layout(model, scheme), declared(model, input_range)
     moved = {t for n in model.graph.nodes if n.index in plan.quantized and record(n).rule.tied for t in n.outputs}
@@ -51,29 +69,28 @@ def channel_ranges(
     return made
 
 
-def _ends(sketches: list[Sketch], rule: Strategy, name: str, strategy: str) -> tuple[float, float]:
+def _ends(sketches: Sequence[Sketch], rule: Strategy, name: str, strategy: str) -> tuple[float, float]:
     if all(s.empty for s in sketches):
         raise BadRange("it holds nothing but NaN or infinity", where=name, hint="Check the model in float mode")
     return checked_answer(solve(distribution(sketches), [rule])[0], name, strategy)
 
 
-def _sketches(model: Model, batches: Any, tensors: list[int]) -> dict[int, list[Sketch]]:
+def _sketches(model: Model, batches: Any, tensors: list[int]) -> Mapping[int, Sequence[Sketch]]:
     """Each tensor's sketches, one a channel."""
-    run = Function(model, "float", "xnnpack", taps=tuple(tensors))
-    found: dict[int, list[Sketch]] = {}
-    for arrays in _parts(model, batches):
-        _, taps = run.batch(*arrays)
-        for t in tensors:
-            rows = np.moveaxis(np.asarray(taps[t]), -1, 0)
-            new = [sketch_array(row.reshape(len(row), -1)) for row in rows]
-            found[t] = [merge_sketches(a, b) for a, b in zip(found[t], new, strict=True)] if t in found else new
-    return found
-
-
-def _parts(model: Model, batches: Any) -> Iterator[tuple[np.ndarray, ...]]:
-    count, wanted = 0, ports(model)
+    if isinstance(batches, Statistics):
+        return _observed(model, batches, tensors)
+    gathered, count, wanted = ByChannel(model, tensors), 0, ports(model)
     for batch in feed(model, batches):
         kept, _ = finite(batch, wanted, count, "raise")
         count += len(kept)
-        for first in range(0, len(kept), PART):
-            yield tuple(a[first : first + PART] for a in kept.arrays)
+        gathered.add(kept.arrays)
+    return gathered.found
+
+
+def _observed(model: Model, stats: Statistics, tensors: list[int]) -> Mapping[int, Sequence[Sketch]]:
+    if stats.model != model_hash(model):
+        raise BadData("these statistics are of another model", where=model.path, found=stats.model[:12], expected=model_hash(model)[:12])
+    missing = [model.graph.key(t) for t in tensors if t not in stats.channels]
+    if missing:
+        raise BadRange(f"{len(missing)} tensors were not observed by channel: {', '.join(missing)}", hint="observe(..., channels=[...])")
+    return {t: stats.channels[t] for t in tensors}

@@ -16,7 +16,7 @@ from qsim.quantizer import quantize
 from qsim.recipe import Schemes
 from qsim.scheme import INT8
 
-from . import evaluation
+from . import evaluation, sources
 from .feeding import Batch, Scaling, feed
 from .folding import COPIES
 from .observer import observe_fed
@@ -93,6 +93,7 @@ def choose(
     groups: Sequence[Any] | None = None,
     input_range: Any = None,
     progress: Callable[[int], None] | None = None,
+    dead_range: bool = False,
 ) -> tuple[Ranges, Table]:
     """The ranges of the strategy that changes the model's outputs least, and the table of all candidates.
 
@@ -105,10 +106,12 @@ def choose(
     that were compared, from four fifths of the samples. Fewer than 32 samples, or a single group: min/max, and the table says so; where
     all codes have 16 bits: min/max with headroom 1.1.
 
-    progress: called with the number of samples seen so far, over all passes. *Raises*: as `observe`, `ranges` and `quantize`; BadRecipe
-    for another task.
+    progress: called with the number of samples seen so far, over all passes. dead_range: as in `ranges`. *Raises*: as `observe`, `ranges`
+    and `quantize`; BadRecipe for another task.
     """
-    return choose_with_statistics(model, batches, scheme, task=task, groups=groups, input_range=input_range, progress=progress)[:2]
+    return choose_with_statistics(
+        model, batches, scheme, task=task, groups=groups, input_range=input_range, progress=progress, dead_range=dead_range
+    )[:2]  # fmt: skip
 
 
 def choose_with_statistics(
@@ -120,6 +123,7 @@ def choose_with_statistics(
     groups: Sequence[Any] | None = None,
     input_range: Any = None,
     progress: Callable[[int], None] | None = None,
+    dead_range: bool = False,
 ) -> tuple[Ranges, Table, Statistics]:
     """`choose`, and the statistics from which the ranges were made."""
     if task not in (None, *TASKS):
@@ -127,18 +131,18 @@ def choose_with_statistics(
     source = Repeatable(model, batches)
     if set(layout(model, scheme).types) <= {"int16"}:
         words = f"{WIDE}: 16 bits need no clipping"
-        return _settled(model, source, scheme, input_range, WIDE, words, progress)
+        return _settled(model, source, scheme, input_range, WIDE, words, progress, dead_range)
     hashes = source.contents()
-    ids = group_ids(groups, len(hashes))
+    ids = source.groups(groups, len(hashes))
     held = held_back(hashes, ids) if len(hashes) >= FEWEST else np.zeros(len(hashes), bool)
     if not held.any():
         why = f"fewer than {FEWEST}" if len(hashes) < FEWEST else "all in one group"
         words = f"minmax: {len(hashes)} samples, {why}, are too few to hold some back and compare strategies"
-        return _settled(model, source, scheme, input_range, "minmax", words, progress)
+        return _settled(model, source, scheme, input_range, "minmax", words, progress, dead_range)
     kept: list[Batch] = []
-    stats = observe_fed(model, _parted(source.fed(), held, kept), source.scaling, sequence=False, progress=progress)
+    stats = observe_fed(model, _parted(source.fed(), held, kept), source.scaling, sequence=dead_range, progress=progress)
     names = candidates()
-    found = several(model, stats, names, scheme, input_range)
+    found = several(model, stats, names, scheme, input_range, dead_range=dead_range)
     arrays = tuple(np.concatenate(parts) for parts in zip(*(b.arrays for b in kept), strict=True))
     seen = stats.samples
 
@@ -158,10 +162,11 @@ def choose_with_statistics(
 
 
 class Repeatable:
-    """Data that can be gone through twice: an iterator's batches are kept as they came."""
+    """Data that can be gone through twice: an iterator's batches are kept as they came, up to 1 GiB (`sources.kept`)."""
 
     def __init__(self, model: Model, batches: Any):
         self.model, self.scaling = model, getattr(batches, "scaling", None) or Scaling()
+        self.own_groups = getattr(batches, "groups", None)
         self.batches = _Kept(batches, self.scaling) if isinstance(batches, Iterator) else batches
 
     def fed(self) -> Iterator[Batch]:
@@ -171,10 +176,14 @@ class Repeatable:
         """The content hash of every sample; one pass."""
         return contents(self.model, self.batches)
 
+    def groups(self, given: Any, count: int) -> np.ndarray | None:
+        """Group numbers: the given ones, else the data's own."""
+        return group_ids(self.own_groups if given is None else given, count)
+
 
 class _Kept(list[Any]):
     def __init__(self, items: Iterable[Any], scaling: Scaling):
-        super().__init__(items)
+        super().__init__(sources.kept(items))
         self.scaling = scaling
 
 
@@ -200,9 +209,9 @@ def _parted(fed: Iterable[Batch], held: np.ndarray, kept: list[Batch]) -> Iterat
         if len(mask) < len(b):
             break
         at += len(b)
-        kept.append(Batch(tuple(a[mask] for a in b.arrays), b.types))
+        kept.append(b.rows(mask))
         if not mask.all():
-            yield Batch(tuple(a[~mask] for a in b.arrays), b.types)
+            yield b.rows(~mask)
     else:
         if at == len(held):
             return
@@ -265,7 +274,7 @@ def loss_of(graph: Graph, task: str | None) -> tuple[str, Callable[[Any, Any], n
 
     KL needs every output to be probabilities from SOFTMAX, or the task to be classification.
     """
-    soft = [_from_softmax(graph, t) for t in graph.outputs]
+    soft = [from_softmax(graph, t) for t in graph.outputs]
     if task == "regression" or not (all(soft) or task == "classification"):
         return "sqnr", lambda a, b: sum(evaluation.noise(r, o) for r, o in zip(a, b, strict=True))  # type: ignore[return-value]
 
@@ -278,7 +287,8 @@ def loss_of(graph: Graph, task: str | None) -> tuple[str, Callable[[Any, Any], n
     return "kl", loss
 
 
-def _from_softmax(graph: Graph, t: int) -> bool:
+def from_softmax(graph: Graph, t: int) -> bool:
+    """Whether a tensor holds what a SOFTMAX gave, moved at most."""
     while t in graph.producer:
         node = graph.nodes[graph.producer[t]]
         if node.op not in COPIES:
@@ -321,9 +331,9 @@ def _table(
 
 
 def _settled(
-    model: Model, source: Repeatable, scheme: Schemes, input_range: Any, strategy: str, words: str, progress: Any
+    model: Model, source: Repeatable, scheme: Schemes, input_range: Any, strategy: str, words: str, progress: Any, dead_range: bool
 ) -> tuple[Ranges, Table, Statistics]:
     """The ranges of a strategy that nothing is compared with, from all samples."""
-    stats = observe_fed(model, source.fed(), source.scaling, sequence=False, progress=progress)
-    ranges = several(model, stats, [strategy], scheme, input_range)[0]
+    stats = observe_fed(model, source.fed(), source.scaling, sequence=dead_range, progress=progress)
+    ranges = several(model, stats, [strategy], scheme, input_range, dead_range=dead_range)[0]
     return ranges, Table("", (Row(strategy, float("nan"), 0.0, 0.0, True),), stats.samples, 0, words), stats

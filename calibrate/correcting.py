@@ -14,7 +14,6 @@ from qsim.graph import Model
 from .choosing import FEWEST, MEASURES, Repeatable, Row, Table, held_back
 from .correction import correct_bias, require_finite, some_samples, stored_pairs
 from .evaluation import standard_error
-from .splits import group_ids
 from .trials import Bench
 from .weightrounding import round_weights
 
@@ -86,7 +85,7 @@ class _Parts(NamedTuple):
 def _parts(model: Model, batches: Any, groups: Sequence[Any] | None) -> _Parts:
     source = Repeatable(model, batches)
     hashes = source.contents()
-    ids = group_ids(groups, len(hashes))
+    ids = source.groups(groups, len(hashes))
     held = held_back(hashes, ids) if len(hashes) >= FEWEST else np.zeros(len(hashes), bool)
     arrays = tuple(np.concatenate(column) for column in zip(*(b.arrays for b in source.fed()), strict=True))
     require_finite(arrays)

@@ -1,4 +1,4 @@
-"""How good outputs are: accuracy, agreement, divergence, and the paired comparison of two models on the same samples.
+"""How good outputs are: right classes, divergence, noise, AUC, and the paired comparison of two models by their counts.
 
 All functions take real outputs as float64 arrays (N, C), one row a sample, as `reals` makes them.
 """
@@ -84,29 +84,6 @@ def right(y: np.ndarray, labels: np.ndarray, among: int = 1) -> np.ndarray:
     """Whether the label is among the `among` largest outputs of each sample; of equal outputs the first counts as larger."""
     order = np.argsort(-y, axis=1, kind="stable")[:, :among]
     return (order == labels[:, None]).any(1)
-
-
-def accuracy(y: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """top1, top5 (above five classes) as fractions, for integer labels; mean absolute error for real ones and one output."""
-    if labels.dtype.kind in "iu":
-        found = {"top1": float(right(y, labels).mean())}
-        return found | ({"top5": float(right(y, labels, 5).mean())} if y.shape[1] > 5 else {})
-    return {"mean_absolute_error": float(np.abs(y[:, 0] - labels).mean())} if y.shape[1] == 1 else {}
-
-
-def comparison(y: np.ndarray, reference: np.ndarray, labels: np.ndarray | None, classification: bool) -> dict[str, Any]:
-    """agreement of the largest output, KL where outputs are distributions (or made so), SQNR; lost and won samples with labels."""
-    found: dict[str, Any] = {"sqnr_db": sqnr(reference, y), "equal_outputs": float((y == reference).all(1).mean())}
-    if y.shape[1] > 1:
-        found["agreement"] = float((y.argmax(1) == reference.argmax(1)).mean())
-    if distributions(reference) and not (y < -1e-6).any():  # codes of many classes round to 0, and no longer sum to 1
-        found["kl_nats"] = divergence(reference, y)
-    elif classification and y.shape[1] > 1:
-        found["kl_nats"] = divergence(softmax(reference), softmax(y))
-    if labels is not None and labels.dtype.kind in "iu" and y.shape[1] > 1:
-        ours, theirs = right(y, labels), right(reference, labels)
-        found |= {"lost": int((theirs & ~ours).sum()), "won": int((ours & ~theirs).sum())}
-    return found
 
 
 def verdict(lost: int, won: int, samples: int) -> dict[str, Any]:

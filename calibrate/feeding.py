@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,19 +16,25 @@ from qsim.errors import BadData, BadRange
 from qsim.graph import Model
 from qsim.types import TYPES
 
+from .sources import Rows, items_of
 from .statistics import Domain
 
+LABELS = ("y", "label", "labels")
 log = logging.getLogger("qsim")
 
 
 @dataclass(frozen=True)
 class Port:
-    """One model input: tensor index, the name users see, the file's shape, and the numpy type that the float function takes."""
+    """One model input: tensor index, the name users see, the file's shape, and the numpy type that the float function takes.
+
+    names: what signatures call it.
+    """
 
     index: int
     key: str
     shape: tuple[int, ...]
     dtype: np.dtype
+    names: tuple[str, ...] = ()
 
     @property
     def where(self) -> str:
@@ -42,8 +48,15 @@ def ports(model: Model) -> tuple[Port, ...]:
     for i in g.inputs:
         t = g.tensors[i]
         real = t.type == "float32" or t.qparams is not None
-        found.append(Port(i, g.key(i), t.shape, np.dtype(np.float32 if real else TYPES[t.type].dtype)))
+        names = [name for s in model.signatures if s["graph"] == 0 for name, tensor in s["inputs"].items() if tensor == i]
+        found.append(Port(i, g.key(i), t.shape, np.dtype(np.float32 if real else TYPES[t.type].dtype), tuple(dict.fromkeys(names))))
     return tuple(found)
+
+
+def named_ports(wanted: tuple[Port, ...]) -> dict[str, Port]:
+    """Inputs by every name they have: t<index>, their signatures' names, and, before those, the tensor's own."""
+    of_signatures = {name: p for p in wanted for name in p.names}
+    return {f"t{p.index}": p for p in wanted} | of_signatures | {p.key: p for p in wanted}
 
 
 @dataclass(frozen=True)
@@ -74,65 +87,80 @@ class Scaling:
 
 @dataclass(frozen=True)
 class Batch:
-    """Checked arrays, one per model input, each (n, *shape) in the port's type; `types`: the types they came in."""
+    """Checked arrays, one per model input, each (n, *shape) in the port's type; `types`: the types they came in; `where`: their file."""
 
     arrays: tuple[np.ndarray, ...]
     types: tuple[np.dtype, ...]
+    where: str = ""
 
     def __len__(self) -> int:
         return len(self.arrays[0])
+
+    def rows(self, which: Any) -> Batch:
+        """Some of its samples: a slice, a mask, or their numbers."""
+        return replace(self, arrays=tuple(a[which] for a in self.arrays))
 
 
 def feed(model: Model, batches: Any) -> Iterator[Batch]:
     """Checked batches of anything: an array, a mapping, an iterable of either, or a function that gives one (representative_dataset).
 
-    A batch is one array per model input: an array (one input), a list or tuple in the order of the inputs, or a mapping by input name
-    or t<index>. Each array is (n, *shape), or (n, *shape[1:]) where shape[0] is 1, or exactly shape for one invocation. An object with
-    `scaling` (a `Scaling`) has its values scaled. *Raises*: BadData naming input and place for a wrong shape, type or name, and
-    where there is not one sample.
+    A batch is one array per model input: an array (one input), a list or tuple in the order of the inputs, or a mapping by input name,
+    the signature's name for it, or t<index>. Each array is (n, *shape), or (n, *shape[1:]) where shape[0] is 1, or exactly shape for one
+    invocation. Batches by signature, {signature: iterable}, are taken for the graph at work. Data sets of tf.data, HuggingFace, grain and
+    torch are taken as they are: their rows may be single samples, and labels beside the inputs are left out. An object with `scaling`
+    (a `Scaling`) has its values scaled. *Raises*: BadData naming input and place for a wrong shape, type or name, and where there is
+    not one sample.
     """
     wanted, scaling = ports(model), getattr(batches, "scaling", Scaling())
+    file, items = str(getattr(batches, "where", "")), items_of(model, batches)
     count = 0
-    for number, item in enumerate(_batches(batches)):
-        arrays = _by_port(wanted, item, f"batch {number}")
-        ready = tuple(admit(p, a, scaling, f"batch {number}, {p.where}") for p, a in zip(wanted, arrays, strict=True))
+    for number, item in enumerate(items):
+        where = f"{file}, batch {number}" if file else f"batch {number}"
+        arrays = by_port(wanted, item, where, loose=isinstance(items, Rows))
+        ready = tuple(admit(p, a, scaling, f"{where}, {p.where}") for p, a in zip(wanted, arrays, strict=True))
         if len({len(a) for a in ready}) > 1:
-            raise BadData("inputs have different numbers of samples", where=f"batch {number}", found=[len(a) for a in ready])
+            raise BadData("inputs have different numbers of samples", where=where, found=[len(a) for a in ready])
         if number == 0:
             _announce(wanted, arrays, scaling)
         count += len(ready[0])
         if len(ready[0]):
-            yield Batch(ready, tuple(a.dtype for a in arrays))
+            yield Batch(ready, tuple(a.dtype for a in arrays), file)
     if count == 0:
-        raise BadData("no samples", hint="An iterator or generator that was used before is empty: make a new one")
+        raise BadData("no samples", where=file, hint="An iterator or generator that was used before is empty: make a new one")
 
 
-def _batches(batches: Any) -> Iterable[Any]:
-    if callable(batches) and not hasattr(batches, "__iter__"):
-        batches = batches()
-    if isinstance(batches, (str, bytes)) or hasattr(batches, "__fspath__"):
-        raise BadData("a path is not data", found=str(batches), hint="Open it first: calibrate.open_data(path, model)")
-    if isinstance(batches, np.ndarray) or isinstance(batches, Mapping) or hasattr(batches, "__array__"):
-        return [batches]
-    if not hasattr(batches, "__iter__"):
-        raise BadData("not data", found=type(batches).__name__, expected="an array, a mapping, or an iterable of batches")
-    return batches
-
-
-def _by_port(wanted: tuple[Port, ...], item: Any, where: str) -> list[np.ndarray]:
-    """The arrays of one batch in the order of the model's inputs."""
+def by_port(wanted: tuple[Port, ...], item: Any, where: str, loose: bool = False) -> list[np.ndarray]:
+    """The arrays of one batch in the order of the model's inputs. loose: it may be one sample, with a label beside its inputs."""
+    if isinstance(item, (list, tuple)) and loose:
+        item = item[0] if len(item) <= 2 and isinstance(item[0], Mapping) else item[: len(wanted)] if len(item) == len(wanted) + 1 else item
     if isinstance(item, Mapping):
-        item = _by_name(wanted, item, where)
+        item = _by_name(wanted, _inputs_of(wanted, item) if loose else item, where)
     elif not isinstance(item, (list, tuple)):
         item = [item]
     if len(item) != len(wanted):
         names = ", ".join(p.key for p in wanted)
         raise BadData("wrong number of arrays", where=where, found=len(item), expected=f"{len(wanted)} ({names})")
-    return [np.asarray(a) for a in item]
+    return [_single(p, np.asarray(a)) if loose else np.asarray(a) for p, a in zip(wanted, item, strict=True)]
+
+
+def _inputs_of(wanted: tuple[Port, ...], item: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """A row's columns without labels; for a model with one input "x" or the only column may have any name."""
+    names = named_ports(wanted)
+    rest = {k: v for k, v in item.items() if str(k) in names or str(k) not in LABELS}
+    if len(wanted) == 1 and not any(str(k) in names for k in rest) and ("x" in rest or len(rest) == 1):
+        return {wanted[0].key: rest.get("x", next(iter(rest.values())))}
+    return rest
+
+
+def _single(port: Port, x: np.ndarray) -> np.ndarray:
+    """A sample without its batch dimension, or without dimensions of 1, as (1, *shape)."""
+    body = port.shape[1:] if port.shape[:1] == (1,) else port.shape
+    alike = [n for n in x.shape if n != 1] == [n for n in body if n != 1]
+    return x.reshape(1, *port.shape) if alike and x.ndim <= len(body) else x
 
 
 def _by_name(wanted: tuple[Port, ...], item: Mapping[Any, Any], where: str) -> list[Any]:
-    names = {alias: p for p in wanted for alias in (p.key, f"t{p.index}")}
+    names = named_ports(wanted)
     unknown = [str(k) for k in item if str(k) not in names]
     given = {names[str(k)].index: v for k, v in item.items() if str(k) in names}
     missing = [p.key for p in wanted if p.index not in given]
@@ -148,7 +176,7 @@ def admit(port: Port, x: np.ndarray, scaling: Scaling, where: str) -> np.ndarray
     """(n, *shape) in the port's type, values unchanged but for the scaling. Raises: BadData."""
     if x.dtype.kind not in "fiub":
         raise BadData("not numbers", where=where, found=x.dtype, expected=port.dtype)
-    x = _shaped(port, x, where)
+    x = batched(port, x, where)
     if port.dtype == np.float32:
         return _as_reals(x, scaling, where)
     if x.dtype == port.dtype:
@@ -161,7 +189,8 @@ def admit(port: Port, x: np.ndarray, scaling: Scaling, where: str) -> np.ndarray
     raise BadData("wrong type", where=where, found=x.dtype, expected=port.dtype, hint="Convert the array first")
 
 
-def _shaped(port: Port, x: np.ndarray, where: str) -> np.ndarray:
+def batched(port: Port, x: np.ndarray, where: str) -> np.ndarray:
+    """(n, *shape), whichever of the forms of `feed` it came in. *Raises*: BadData."""
     shape = port.shape
     if x.shape[1:] == shape and x.ndim == len(shape) + 1:
         return x
@@ -208,14 +237,36 @@ def finite(batch: Batch, wanted: tuple[Port, ...], first: int, policy: str) -> t
             continue
         fine = np.isfinite(a.reshape(len(a), -1)).all(axis=1)
         if policy != "skip" and not fine.all():
+            file = f"{batch.where}, " if batch.where else ""
             raise BadData(
-                "NaN or infinity in the data", where=f"sample {first + int(np.argmin(fine))}, {p.where}",
+                "NaN or infinity in the data", where=f"{file}sample {first + int(np.argmin(fine))}, {p.where}",
                 hint="Remove the sample, or leave such samples out: nonfinite='skip'",
             )  # fmt: skip
         good &= fine
     if good.all():
         return batch, 0
-    return Batch(tuple(a[good] for a in batch.arrays), batch.types), int((~good).sum())
+    return batch.rows(good), int((~good).sum())
+
+
+def take(block: list[Batch], n: int) -> tuple[Batch, list[Batch], int]:
+    """The first n samples of batches in a row, what is left, and how many samples that is."""
+    arrays = tuple(np.concatenate(parts) if len(block) > 1 else parts[0] for parts in zip(*(b.arrays for b in block), strict=True))
+    whole = replace(block[0], arrays=arrays)
+    first, rest = whole.rows(slice(n)), whole.rows(slice(n, None))
+    return first, [rest] if len(rest) else [], len(rest)
+
+
+def rebatched(fed: Iterable[Batch], size: int) -> Iterator[Batch]:
+    """The same samples in batches of `size`, the last one smaller."""
+    block: list[Batch] = []
+    held = 0
+    for batch in fed:
+        block, held = [*block, batch], held + len(batch)
+        while held >= size:
+            first, block, held = take(block, size)
+            yield first
+    if held:
+        yield take(block, held)[0]
 
 
 def declared(model: Model, given: Any) -> dict[int, tuple[float, float]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,11 @@ from qsim.errors import BadData, BadRange
 from qsim.graph import Model
 from qsim.layout import Layout, layout
 from qsim.recipe import Schemes
+from qsim.report import some
 from qsim.scheme import INT8
 
-from .distribution import Distribution, distribution
+from .deadrange import group_interval, live_intervals
+from .distribution import Distribution, clamped, distribution
 from .feeding import declared
 from .statistics import Statistics, model_hash
 from .strategies import Strategy, parse, solve
@@ -49,6 +51,7 @@ def ranges(
     scheme: Schemes = INT8,
     input_range: Any = None,
     split: Iterable[Sequence[Any]] = (),
+    dead_range: bool = False,
 ) -> Ranges:
     """The range of every tensor that a scheme or recipe quantizes, by one strategy.
 
@@ -56,10 +59,11 @@ def ranges(
     dictates are left out. A model input's range is its domain, not an estimate: `input_range` ((low, high), or a mapping by input name)
     where given; else, for integer data, all that the data type can hold; else the smallest and largest value seen, with a note.
     strategy: a name (see `strategies`) or a function of a `Distribution`. split: ties to cut, as `quantize` takes them.
+    dead_range: values that all that reads a tensor maps to one value are moved to that end before the strategy sees them; see `deadrange`.
     *Raises*: BadRange naming tensor and strategy for a range that is NaN, infinite or inverted, and listing all tensors that were not
     observed; BadData for another model's statistics.
     """
-    return several(model, stats, [strategy], scheme, input_range, split)[0]
+    return several(model, stats, [strategy], scheme, input_range, split, dead_range)[0]
 
 
 def several(
@@ -69,9 +73,10 @@ def several(
     scheme: Schemes = INT8,
     input_range: Any = None,
     split: Iterable[Sequence[Any]] = (),
+    dead_range: bool = False,
 ) -> list[Ranges]:
     """`ranges` by each of several strategies, which share the pooling and the search."""
-    problems, notes = estimation_problems(model, stats, scheme, input_range, split)
+    problems, notes = estimation_problems(model, stats, scheme, input_range, split, dead_range)
     return rank(model, problems, strategies, notes)
 
 
@@ -108,7 +113,12 @@ def checked_answer(answer: Any, key: str, strategy: str) -> tuple[float, float]:
 
 
 def estimation_problems(
-    model: Model, stats: Statistics, scheme: Schemes = INT8, input_range: Any = None, split: Iterable[Sequence[Any]] = ()
+    model: Model,
+    stats: Statistics,
+    scheme: Schemes = INT8,
+    input_range: Any = None,
+    split: Iterable[Sequence[Any]] = (),
+    dead_range: bool = False,
 ) -> tuple[list[Problem], tuple[str, ...]]:
     """The problems of a model under a scheme, in the layout's order, and notes on what was assumed."""
     plan = layout(model, scheme, split=split)
@@ -121,6 +131,8 @@ def estimation_problems(
             notes.append(f"cell state {model.graph.key(group[0])!r} was not observed: it may hold all that its op lets it")
             continue
         problems.append(problem_of(model, stats, group, kind, given, notes))
+    if dead_range:
+        problems = without_dead_range(model, stats, plan, problems, notes)
     for note in dict.fromkeys(notes):
         log.info("%s", note)
     return problems, tuple(dict.fromkeys(notes))
@@ -141,6 +153,27 @@ def problem_of(
     if values is not None and known is not None and known[0] <= values.min and values.max <= known[1]:
         values = None  # moved input values: the domain holds them
     return Problem(group, values, known, kind)
+
+
+def without_dead_range(model: Model, stats: Statistics, plan: Layout, problems: Sequence[Problem], notes: list[str]) -> list[Problem]:
+    """The problems with their values, and the domains of inputs, moved into what is read of them (see `deadrange`)."""
+    live = live_intervals(model.graph, plan, stats)
+    found = [_clamped(p, *group_interval(p.group, live)) for p in problems]
+    names = [model.graph.key(p.group[0]) for p, q in zip(problems, found, strict=True) if p is not q]
+    if names:
+        notes.append(f"values that make no difference to what reads them are left out of the ranges of {some(names)}")
+    return found
+
+
+def _clamped(problem: Problem, low: float, high: float) -> Problem:
+    """The problem itself where nothing of it lies outside."""
+    ends = [(problem.values.min, problem.values.max)] if problem.values is not None else []
+    ends += [problem.known] if problem.known is not None else []
+    if all(low <= a and b <= high for a, b in ends):
+        return problem
+    values = None if problem.values is None else clamped(problem.values, low, high)
+    known = None if problem.known is None else tuple(min(max(end, low), high) for end in problem.known)
+    return replace(problem, values=values, known=known)  # type: ignore[arg-type]
 
 
 def require_observed(model: Model, stats: Statistics, plan: Layout) -> None:

@@ -7,6 +7,7 @@ candidates of one scheme; it is not the loss.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,23 +18,29 @@ from .distribution import Distribution
 from .rounding import losses, mesh
 from .scoring import Lab
 
-PROXIES = ("mse", "clipped")
+PROXIES = ("fisher", "mse", "clipped")
 
 
 def table(lab: Lab, c: Candidate, strategies: Sequence[str]) -> dict[str, np.ndarray]:
     """{proxy: (strategies, problems)} for the candidate's scheme and calibration samples; 0 where a strategy has no say.
 
-    "mse": the rounding error of a tensor's values, sum of (x - real(code(x)))^2, in units of the sum of their squares. "clipped": the share
-    of the values outside the range.
+    "fisher", where the statistics hold gradients g: half the mean over samples of the sum of g^2 (x - real(code(x)))^2: what the KL of
+    the outputs would be, in nats, if the errors were small and had nothing to do with one another. "mse": the rounding error of a
+    tensor's values, sum of (x - real(code(x)))^2, in units of the sum of their squares. "clipped": the share of the values outside the
+    range.
     """
     problems = lab.problems(c)[0]
-    found = {name: np.zeros((len(strategies), len(problems))) for name in PROXIES}
+    weighed = all(p.values is None or p.values.importance is not None for p in problems)
+    found = {name: np.zeros((len(strategies), len(problems))) for name in PROXIES[0 if weighed else 1 :]}
     for g, problem in enumerate(problems):
         if problem.values is None:
             continue
         key = lab.model.graph.key(problem.group[0])
         pairs = [lab.ranges(c, s)[key] for s in strategies]
-        found["mse"][:, g] = _noise(problem.values, pairs, problem.type)
+        power = float((problem.values.weight * (0.5 * (problem.values.lower + problem.values.upper)) ** 2).sum())
+        found["mse"][:, g] = _errors(problem.values, pairs, problem.type) / (power or 1.0)
+        if weighed:
+            found["fisher"][:, g] = _errors(_by_importance(problem.values), pairs, problem.type) / (2 * lab.statistics(c).samples)
         found["clipped"][:, g] = [_clipped(problem.values, *pair) for pair in pairs]
     return found
 
@@ -53,8 +60,6 @@ def totals(
 
 def best_of_each(lab: Lab, c: Candidate, strategies: Sequence[str], proxy: np.ndarray) -> Candidate:
     """The candidate that takes for each problem the strategy with the smallest proxy, the first of equals."""
-    from dataclasses import replace
-
     problems, best = lab.problems(c)[0], np.argmin(proxy, axis=0)
     rules = [
         (f"tensor:{lab.model.graph.key(p.group[0])}", strategies[k])
@@ -64,11 +69,15 @@ def best_of_each(lab: Lab, c: Candidate, strategies: Sequence[str], proxy: np.nd
     return replace(c, rules=tuple(rules))
 
 
-def _noise(d: Distribution, pairs: Sequence[tuple[float, float]], kind: str) -> np.ndarray:
+def _errors(d: Distribution, pairs: Sequence[tuple[float, float]], kind: str) -> np.ndarray:
+    """(pairs,) sum of weight * (x - real(code(x)))^2."""
     stored = np.array([affine(*pair, kind, symmetric=kind == "int16") for pair in pairs], np.float64)
-    middle = 0.5 * (d.lower + d.upper)
-    power = float((d.weight * middle**2).sum())
-    return losses(mesh(d), stored, kind, (2.0,))[0] / power if power > 0 else np.zeros(len(pairs))
+    return losses(mesh(d), stored, kind, (2.0,))[0]  # type: ignore[no-any-return]
+
+
+def _by_importance(d: Distribution) -> Distribution:
+    assert d.importance is not None
+    return replace(d, weight=d.importance)
 
 
 def _clipped(d: Distribution, low: float, high: float) -> float:

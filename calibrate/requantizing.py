@@ -27,7 +27,7 @@ from .feeding import Batch
 from .observer import observe_fed
 from .ranging import rank, several
 from .recalibrating import borrowed, channel_ratios, measured, problems_of
-from .splits import deal, group_ids, units
+from .splits import deal, units
 from .statistics import Statistics
 from .strategies import Strategy, candidates
 from .trials import Bench, scores
@@ -118,7 +118,7 @@ def improve(
         raise BadRecipe("unknown task", found=asked.task, expected=", ".join(TASKS))
     source = Repeatable(model, batches)
     hashes = source.contents()
-    ids = group_ids(groups, len(hashes))
+    ids = source.groups(groups, len(hashes))
     if labels is not None and len(labels) != len(hashes):
         raise BadData("labels are one a sample", found=len(labels), expected=len(hashes))
     part = parts(hashes, ids)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,15 +26,17 @@ from qsim.reader import load
 
 from . import evaluation
 from .archive import load_statistics
-from .candidates import Candidate, normal, of_text, strategy_for
+from .candidates import Candidate, is_own, normal, of_text, resolved, strategies_of, strategy_for
 from .choosing import loss_of
 from .correcting import corrected
 from .data import Data, open_data
 from .feeding import admit, feed
+from .folding import Wanted
 from .observer import observe_fed
 from .ranging import Problem, Ranges, estimation_problems, rank
 from .splits import PARTS, SHARES, Splits, contents, given_splits, three_way
 from .statistics import Statistics, add_fingerprints, model_hash
+from .strategykey import strategy_key
 
 VERSION = f"qsim {__version__}, numerics {NUMERICS}"
 CORRECTED_ON = 512  # samples that corrections see
@@ -46,7 +49,7 @@ class Job:
 
     model: a file. data: one data set (a file or folder, see `open_data`) that is split (`parts`, `groups`, `blocks`, `seed` as in
     `three_way`), or three: calibrate, select, test. input_range: declared range of the model's inputs. task: as in `choose`.
-    kept: folder where statistics are kept, "" for none.
+    gradients: draws of squared gradients that the pass gathers, for "fisher" (0: none). kept: folder where statistics are kept, or "".
     """
 
     model: str
@@ -60,6 +63,7 @@ class Job:
     input_range: tuple[float, float] | None = None
     task: str | None = None
     label_offset: int = 0
+    gradients: int = 1
     kept: str = ""
 
 
@@ -79,7 +83,8 @@ class Lab:
         self.model, self.job = model, job
         self.words, self.hash = splits.words, model_hash(model)
         self.splits, self.hashes = _shuffled(model, splits, job.seed)
-        self.fingerprint = _digest([*(add_fingerprints(h) for h in self.hashes.values()), job.seed, job.input_range, job.task])
+        seen = [add_fingerprints(h) for h in self.hashes.values()]
+        self.fingerprint = _digest([*seen, job.seed, job.input_range, job.task, job.gradients])
         self.measure, self._loss = loss_of(model.graph, job.task)
         self._functions: list[Function] = []
         self._correctors: list[Function] = []
@@ -97,7 +102,8 @@ class Lab:
 
     def key(self, unit: Unit) -> str:
         """The key of a unit's result: SHA-256 of all that the result depends on."""
-        return _digest([self.hash, unit.candidate, self.fingerprint, VERSION, part_of(unit)])
+        own = [strategy_key(resolved(s)) for s in strategies_of([of_text(unit.candidate)]) if is_own(s)]
+        return _digest([self.hash, unit.candidate, *own, self.fingerprint, VERSION, part_of(unit)])
 
     # ranges
 
@@ -111,28 +117,31 @@ class Lab:
     def _observed(self, samples: int, draw: int) -> Statistics:
         rows = chosen_samples(self.hashes["calibrate"], samples, draw)
         data = self.splits["calibrate"].take(rows)
-        name = _digest([self.hash, add_fingerprints(self.hashes["calibrate"][r] for r in rows), VERSION])[:32]
+        seen = [add_fingerprints(self.hashes["calibrate"][r] for r in rows), self.job.gradients, self.job.task]
+        name = _digest([self.hash, *seen, VERSION])[:32]
         path = Path(self.job.kept) / f"statistics-{name}.npz"
         if self.job.kept and path.exists():
             return load_statistics(path)
-        found = observe_fed(self.model, feed(self.model, data), data.scaling, sequence=True)
+        wanted = Wanted(gradients=self.job.gradients, task=self.job.task)
+        found = observe_fed(self.model, feed(self.model, data), data.scaling, wanted)
         if self.job.kept:
             found.save(path, force=True)
         return found
 
     def problems(self, c: Candidate) -> tuple[list[Problem], tuple[str, ...]]:
         """The candidate's estimation problems, and notes on what was assumed."""
-        key = (c.scheme, c.per_channel, c.samples, c.draw)
+        key = (c.scheme, c.per_channel, c.dead_range, c.samples, c.draw)
         if key not in self._problems:
-            self._problems[key] = estimation_problems(self.model, self.statistics(c), c.parsed, self.job.input_range)
+            declared = self.job.input_range
+            self._problems[key] = estimation_problems(self.model, self.statistics(c), c.parsed, declared, dead_range=c.dead_range)
         return self._problems[key]
 
     def ranges(self, c: Candidate, strategy: str) -> Ranges:
         """One strategy's ranges of all problems."""
-        key = (c.scheme, c.per_channel, c.samples, c.draw, strategy)
+        key = (c.scheme, c.per_channel, c.dead_range, c.samples, c.draw, strategy)
         if key not in self._ranges:
             problems, notes = self.problems(c)
-            self._ranges[key] = rank(self.model, problems, [strategy], notes)[0]
+            self._ranges[key] = rank(self.model, problems, [resolved(strategy)], notes)[0]
         return self._ranges[key]
 
     def allotted(self, c: Candidate) -> Ranges:
@@ -207,17 +216,28 @@ class Lab:
 
 
 def lab_of(job: Job) -> Lab:
-    """The lab of a job: kept, so that a process that scores many units opens model and data once."""
-    return _labs(job)
+    """The lab of a job: kept while its files stay as they are, so that a process that scores many units opens them once."""
+    return _labs(job, tuple(_stamp(path) for path in (job.model, *job.data)))
+
+
+def _stamp(path: str) -> tuple[int, ...]:
+    """Size and time of change, to the nanosecond; of a folder, of all in it. Nothing for what is not there (opening it tells)."""
+    if os.path.isdir(path):
+        return tuple(n for entry in sorted(Path(path).rglob("*")) for n in _stamp(str(entry)) if not entry.is_dir())
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
+    return found.st_size, found.st_mtime_ns
 
 
 @functools.lru_cache(maxsize=2)
-def _labs(job: Job) -> Lab:
+def _labs(job: Job, stamps: tuple[tuple[int, ...], ...]) -> Lab:
     model = load(job.model)
-    opened = [open_data(path, model, input_scale=job.scale, input_offset=job.offset) for path in job.data]
-    if len(opened) == 3:
-        return Lab(model, given_splits(model, *opened), job)
-    return Lab(model, three_way(model, opened[0], job.parts, job.groups, job.blocks, job.seed), job)
+    how = {"input_scale": job.scale, "input_offset": job.offset, "groups": job.groups or job.blocks or None}
+    opened = [open_data(path, model, **how) for path in job.data]  # type: ignore[arg-type]
+    splits = given_splits(model, *opened) if len(opened) == 3 else three_way(model, opened[0], job.parts, seed=job.seed)
+    return Lab(model, splits, job)
 
 
 def samples_of(lab: Lab, split: str, start: int, stop: int) -> tuple[np.ndarray, ...]:

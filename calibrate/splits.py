@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from qsim.errors import BadData
 from qsim.graph import Model
 from qsim.ties import Ties
 
-from .data import Data, read_arrays
+from .data import Data
 from .feeding import feed
 from .statistics import add_fingerprints, sample_hash
 
@@ -37,12 +36,12 @@ class Splits:
 
 
 def three_way(
-    model: Model, data: Data, parts: Sequence[float] = SHARES, groups: Sequence[Any] | str | None = None, blocks: int = 0, seed: int = 0
+    model: Model, data: Data, parts: Sequence[float] = SHARES, groups: Sequence[Any] | None = None, blocks: int = 0, seed: int = 0
 ) -> Splits:
     """A data set in three: samples to calibrate on, to select by and to test with; see `split`.
 
-    What stays together is a group: an id per sample or the key of such an array in the data's .npz (`groups`; default the data's own,
-    else the sample), or so many samples in a row (`blocks`, for frames in order). The data are read once for their content hashes,
+    What stays together is a group: an id per sample (`groups`; default the data's own, else the sample), or so many samples in a row
+    (`blocks`, for frames in order). The data are read once for their content hashes,
     which are kept; samples are not. *Raises*: BadData for a share that nothing is left for, and as `feed`.
     """
     hashes, ids = contents(model, data), _groups(data, groups, blocks)
@@ -153,17 +152,7 @@ def _groups(data: Data, groups: Any, blocks: int) -> np.ndarray | None:
         raise BadData("give groups or blocks", found="both")
     if blocks:
         return np.arange(len(data)) // blocks
-    if isinstance(groups, str):
-        groups = named_groups(Path(data.where), groups, len(data))
     return group_ids(data.groups if groups is None else groups, len(data))
-
-
-def named_groups(path: Path, key: str, count: int) -> np.ndarray:
-    """The group ids of the first `count` samples: array `key` of a .npz. *Raises*: BadData."""
-    arrays = {} if path.is_dir() else read_arrays(path)
-    if key not in arrays or arrays[key].ndim != 1 or len(arrays[key]) < count:
-        raise BadData(f"no array {key!r} with one group number a sample", where=str(path), found=", ".join(arrays) or "no arrays")
-    return np.asarray(arrays[key][:count])
 
 
 def _told(parts: Sequence[Any]) -> str:

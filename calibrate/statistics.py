@@ -26,7 +26,9 @@ from qsim.graph import Model
 SHIFT = 16  # bits of a float32 that do not take part in the bin number
 BINS = 1 << (32 - SHIFT)
 NEGATIVE_ZERO, ZERO = BINS // 2 - 1, BINS // 2  # both hold |x| < 2^-133 only: exact zeros, as far as float32 goes
+INFINITE = 0x7F800000  # float bits
 HUGE = 0x7F7F0000  # float bits: 3.39e38 and above (padding values such as -FLT_MAX), infinities, NaN; counted, never part of a range
+LARGEST = 2**63 - 1  # sums stop there
 EMPTY_LOW, EMPTY_HIGH = 2**31 - 1, -(2**31)
 EXACT_INTEGER = 256  # integers up to this size have a bin of their own
 RAW_SIZE, RAW_LIMIT = 256, 8192  # raw values are kept of tensors up to this many elements a sample, up to this many in all
@@ -57,9 +59,13 @@ class Sketch:
     """One tensor's values over all samples.
 
     size: elements a sample. sampled: how many of them feed the histogram (whole pixels at seeded positions in large tensors; all
-    elsewhere). low, high: ordered keys of the exact smallest and largest value, over every element. bad: NaN, infinite and FLT_MAX
-    elements, over every element. fractional: whether any value is not an integer. bins (uint16, ascending), counts (int64): the
+    elsewhere). low, high: ordered keys of the exact smallest and largest value, over every element. nan, inf, huge: NaN, infinite and
+    FLT_MAX elements, over every element. fractional: whether any value is not an integer. bins (uint16, ascending), counts (int64): the
     occupied bins. raw: all values sorted (float32), where `size` <= 256 and there are at most 8192 of them.
+
+    weights (int64, one a bin) * unit: the sum over a bin's elements of the squared gradients of the output log-likelihood with respect
+    to each, averaged over draws, where gradients were asked for (see `gradients`). Every element's share was rounded to whole units, so
+    a bin's sum is off by at most counts / 2 units; `overflow` elements were cut off at `gradients.MOST` units or had no finite gradient.
     """
 
     size: int
@@ -67,11 +73,16 @@ class Sketch:
     samples: int
     low: int
     high: int
-    bad: int
+    nan: int
+    inf: int
+    huge: int
     fractional: bool
     bins: np.ndarray = field(repr=False)
     counts: np.ndarray = field(repr=False)
     raw: np.ndarray | None = field(default=None, repr=False)
+    weights: np.ndarray | None = field(default=None, repr=False)
+    unit: float = 0.0
+    overflow: int = 0
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sketch):
@@ -79,6 +90,11 @@ class Sketch:
         return all(_same(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
 
     __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def bad(self) -> int:
+        """Elements that take no part in ranges: NaN, infinite, FLT_MAX."""
+        return self.nan + self.inf + self.huge
 
     @property
     def empty(self) -> bool:
@@ -103,16 +119,9 @@ class Sketch:
         return int(self.counts[(self.bins == ZERO) | (self.bins == NEGATIVE_ZERO)].sum())
 
     @cached_property
-    def kinds(self) -> dict[str, int]:
-        """Counts of "nan", "inf" and "huge" (+-FLT_MAX and its neighbourhood) among the elements of the histogram."""
-        first = (self.bins.astype(np.int64) - ZERO) << SHIFT
-        top = np.where(first < 0, -first - (1 << SHIFT), first)  # bits of the magnitude's lower end
-        inf = top == 0x7F800000
-        return {
-            "nan": int(self.counts[top > 0x7F800000].sum()),
-            "inf": int(self.counts[inf].sum()),
-            "huge": int(self.counts[(top >= HUGE) & (top < 0x7F800000)].sum()),
-        }
+    def importance(self) -> np.ndarray | None:
+        """(bins,) float64: the sum of squared gradients of each bin's elements; None where none were asked for."""
+        return None if self.weights is None else self.weights * self.unit
 
     @property
     def integral(self) -> bool:
@@ -140,16 +149,25 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def merge_sketches(a: Sketch, b: Sketch) -> Sketch:
-    """The sketch of both data sets together. Exact, associative, commutative."""
-    if (a.size, a.sampled) != (b.size, b.sampled):
-        raise BadData("sketches of different tensors", found=(a.size, a.sampled), expected=(b.size, b.sampled))
+    """The sketch of both data sets together. Exact, associative, commutative. *Raises*: BadData for sketches of different tensors, or
+    with gradients in different units or on one side only."""
+    for name in ("size", "sampled", "unit"):
+        if getattr(a, name) != getattr(b, name):
+            raise BadData(f"sketches of different {name} cannot be merged", found=getattr(b, name), expected=getattr(a, name))
     bins, where = np.unique(np.concatenate([a.bins, b.bins]), return_inverse=True)
-    counts = np.zeros(len(bins), np.int64)
-    np.add.at(counts, where, np.concatenate([a.counts, b.counts]))
+    counts = _added(len(bins), where, a.counts, b.counts)
+    weights = None if a.weights is None or b.weights is None else _added(len(bins), where, a.weights, b.weights)
     return Sketch(
-        a.size, a.sampled, a.samples + b.samples, min(a.low, b.low), max(a.high, b.high), a.bad + b.bad,
-        a.fractional or b.fractional, bins, counts, _merge_raw(a, b),
+        a.size, a.sampled, a.samples + b.samples, min(a.low, b.low), max(a.high, b.high), a.nan + b.nan, a.inf + b.inf, a.huge + b.huge,
+        a.fractional or b.fractional, bins, counts, _merge_raw(a, b), weights, a.unit, a.overflow + b.overflow,
     )  # fmt: skip
+
+
+def _added(n: int, where: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(n,) int64 sums of two columns of whole numbers >= 0, at most 2^63 - 1: cutting off there is associative too."""
+    first, second = np.zeros(n, np.uint64), np.zeros(n, np.uint64)
+    first[where[: len(a)]], second[where[len(a) :]] = a, b
+    return np.minimum(first + second, np.uint64(LARGEST)).astype(np.int64)
 
 
 def _merge_raw(a: Sketch, b: Sketch) -> np.ndarray | None:
@@ -177,13 +195,16 @@ def sketch_array(x: np.ndarray, positions: np.ndarray | None = None) -> Sketch:
     x = np.ascontiguousarray(x, np.float32)
     flat = x.reshape(len(x), -1)
     part = flat if positions is None else x.reshape(len(x), -1, x.shape[-1])[:, positions].reshape(len(x), -1)
-    good = np.abs(flat.view(np.int32) & np.int32(0x7FFFFFFF)) < HUGE
+    size = flat.view(np.int32) & np.int32(0x7FFFFFFF)
+    good = size < HUGE
+    nan, inf = int((size > INFINITE).sum()), int((size == INFINITE).sum())
     keys = key_of(flat)[good]
     bins, counts = np.unique((key_of(part) >> SHIFT) + ZERO, return_counts=True)
     raw = sorted_values(flat) if keeps_raw(flat.shape[1], len(x)) else None
+    fractional = bool((flat[good] != np.floor(flat[good])).any())
     return Sketch(
         flat.shape[1], part.shape[1], len(x), int(keys.min(initial=EMPTY_LOW)), int(keys.max(initial=EMPTY_HIGH)),
-        int(good.size - good.sum()), bool((flat[good] != np.floor(flat[good])).any()), bins.astype(np.uint16), counts.astype(np.int64), raw,
+        nan, inf, int(good.size - good.sum()) - nan - inf, fractional, bins.astype(np.uint16), counts.astype(np.int64), raw,
     )  # fmt: skip
 
 
@@ -204,7 +225,8 @@ class Statistics:
     like; they have no sketch of their own). domains: model input -> Domain, where the data's type declares one. samples, skipped:
     samples seen, samples left out because they held NaN or infinity. model: hash of the file. data: fingerprint of the samples,
     the same in any order. sequence: tensor index -> (samples, 2) float32, each sample's smallest and largest value in the order seen;
-    the only part that depends on order, kept for `moving_average`.
+    the only part that depends on order, kept for `moving_average`. before: tensor index -> Sketch of what its op gave before the fused
+    activation; channels: tensor index -> a Sketch for each channel (last axis); both of the tensors asked for.
     """
 
     tensors: Mapping[int, Sketch]
@@ -216,6 +238,8 @@ class Statistics:
     data: str = "0" * 32
     numerics: int = NUMERICS
     sequence: Mapping[int, np.ndarray] | None = None
+    before: Mapping[int, Sketch] = field(default_factory=dict)
+    channels: Mapping[int, tuple[Sketch, ...]] = field(default_factory=dict)
 
     def __eq__(self, other: object) -> bool:
         """Equal in everything that does not depend on the order of the samples."""
@@ -230,7 +254,10 @@ class Statistics:
         return self.tensors.get(self.copies.get(index, index))
 
     def merge(self, *others: Statistics) -> Statistics:
-        """The statistics of all data sets together. Raises: BadData for another model, numerics version or set of tensors."""
+        """The statistics of all data sets together: shards of one, or what an earlier run saved and what the rest of the data gave.
+
+        *Raises*: BadData for another model, numerics version or set of tensors.
+        """
         return reduce(_merge_two, others, self)
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
@@ -244,8 +271,9 @@ def _merge_two(a: Statistics, b: Statistics) -> Statistics:
     for name, words in (("model", "different models"), ("numerics", "different numerics versions")):
         if getattr(a, name) != getattr(b, name):
             raise BadData(f"statistics of {words} cannot be merged", found=getattr(b, name), expected=getattr(a, name))
-    if set(a.tensors) != set(b.tensors):
-        raise BadData("statistics of different sets of tensors cannot be merged", found=sorted(set(a.tensors) ^ set(b.tensors)))
+    for name in ("tensors", "before", "channels"):
+        if (different := set(getattr(a, name)) ^ set(getattr(b, name))) != set():
+            raise BadData("statistics of different sets of tensors cannot be merged", where=name, found=sorted(different))
     sequence = None
     if a.sequence is not None and b.sequence is not None:
         sequence = {t: np.concatenate([a.sequence[t], b.sequence[t]]) for t in a.sequence}
@@ -257,6 +285,8 @@ def _merge_two(a: Statistics, b: Statistics) -> Statistics:
         skipped=a.skipped + b.skipped,
         data=add_fingerprints((a.data, b.data)),
         sequence=sequence,
+        before={t: merge_sketches(s, b.before[t]) for t, s in a.before.items()},
+        channels={t: tuple(map(merge_sketches, row, b.channels[t])) for t, row in a.channels.items()},
     )
 
 

@@ -109,6 +109,9 @@ class Store:
         with _written(self.path), self._open:
             self._open.executemany("INSERT OR REPLACE INTO sweeps (key, name, data) VALUES (?, ?, ?)", kept)
 
+    def has_summary(self, key: str) -> bool:
+        return any(True for _ in self._read("SELECT key FROM sweeps WHERE key = ?", key))
+
     def kept(self) -> Iterator[tuple[str, str, str]]:
         """(key, name, JSON) of all finished sweeps, by name."""
         return self._read("SELECT key, name, data FROM sweeps ORDER BY name, key")  # type: ignore[return-value]

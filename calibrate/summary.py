@@ -25,10 +25,10 @@ from .halving import Score
 from .layererrors import float_function, layer_errors
 from .ranging import Problem
 from .ranking import table
-from .scoring import VERSION, Lab
+from .scoring import VERSION, Lab, Unit
 from .splits import PARTS
 from .summaryform import FORM, Finalist, Found, Layer, Summary, Tensor, Tried
-from .sweeper import Outcome, Result, Search, Tested
+from .sweeper import Outcome, Result, Search, Tested, rows_of
 
 BINS = 64
 UNITS = {
@@ -46,10 +46,10 @@ def summary(result: Result, name: str = "") -> dict[str, Any]:
     beside the float model.
     """
     lab = result.lab
-    file, whole = Path(lab.job.model), float_function(lab)
+    file, whole = Path(lab.job.model or lab.model.path or "model"), float_function(lab)
     return msgspec.to_builtins(  # type: ignore[no-any-return]
         Summary(
-            FORM, name or file.stem, file.name, lab.hash, VERSION, len(lab.model.graph.nodes), file.stat().st_size,
+            FORM, name or file.stem, file.name, lab.hash, VERSION, len(lab.model.graph.nodes), _float_size(lab.model),
             [Path(p).name for p in lab.job.data], result.words, {part: len(lab.splits[part]) for part in PARTS},
             [_found(result, o, whole) for o in result.outcomes],
         ),
@@ -59,21 +59,20 @@ def summary(result: Result, name: str = "") -> dict[str, Any]:
 
 def key_of(lab: Lab, candidates: Sequence[Candidate], search: Search) -> str:
     """The key of a sweep's summary: SHA-256 of the model, the data, the versions, the candidates asked for, and the search."""
-    parts = [lab.hash, lab.fingerprint, VERSION, [normal(c).text for c in candidates], asdict(search)]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    keys = [lab.key(Unit(normal(c).text, "", 0, 0)) for c in candidates]
+    return hashlib.sha256(json.dumps([keys, asdict(search)], sort_keys=True).encode()).hexdigest()
 
 
 def _found(result: Result, o: Outcome, whole: Function) -> Found:
     lab, made, notes = result.lab, result.model(o.scheme), list(o.notes)
     size, sized = _size(made, o.winner)
-    rows = [row for row in result.rows() if row["scheme"] == o.scheme]
     try:
         layers = layer_errors(lab, o.winner, made, whole)
     except (QsimError, RuntimeError, MemoryError) as fault:
         layers, notes = list[Layer](), [*notes, f"no errors by layer: {fault}"]
     return Found(
         o.scheme, o.measure, UNITS[o.measure, _objective(o.scores[0])],
-        [_tried(lab, s, row) for s, row in zip(o.scores, rows, strict=True)], [_finalist(lab, t, o) for t in o.tested],
+        [_tried(lab, s, row, o) for s, row in zip(o.scores, rows_of(o), strict=True)], [_finalist(lab, t, o) for t in o.tested],
         _finalist(lab, o.baseline, o), o.float_right, o.alike, o.optimism, notes, size, sized, _tensors(lab, o.winner), layers,
     )  # fmt: skip
 
@@ -82,15 +81,17 @@ def _objective(best: Score) -> str:
     return "task" if best.more.get("task") is best.losses else "loss"
 
 
-def _tried(lab: Lab, s: Score, row: dict[str, Any]) -> Tried:
+def _tried(lab: Lab, s: Score, row: dict[str, Any], o: Outcome) -> Tried:
     c, groups, right = s.candidate, lab.splits["select"].groups, s.more.get("right")
     groups = None if groups is None else groups[: len(s.losses)]
+    test_error = next((_known(t.error) for t in [*o.tested, o.baseline] if t.candidate == c), None)
     return Tried(
         **{k: _known(row[k]) for k in ("candidate", "text", "select_samples", "select_loss", "behind", "behind_error", "winner", "failed")},
-        activation=c.activation, rules=len(c.rules), correction=c.correction, per_channel=c.per_channel, samples=c.samples,
+        activation=c.activation, rules=len(c.rules), weights=c.weights, correction=c.correction,
+        per_channel=c.per_channel, dead_range=c.dead_range, samples=c.samples,
         select_error=_error(s.losses, groups), select_right=None if right is None else float(right.mean()),
         select_right_error=None if right is None else _error(right, groups), draws=list(s.draws),
-        **{k: _known(row[k]) for k in ("test_loss", "test_right")}, test_error=_known(row["test_error"]),
+        **{k: _known(row[k]) for k in ("test_loss", "test_right")}, test_error=test_error,
     )  # fmt: skip
 
 
@@ -110,6 +111,10 @@ def _finalist(lab: Lab, t: Tested, o: Outcome) -> Finalist:
     spread = None if t.right is None or groups is not None else math.sqrt(t.right * (1 - t.right) / count)
     against: dict[str, Any] = {k: list(v) if isinstance(v, tuple) else v for k, v in (t.against_float or {}).items()}
     return Finalist(str(t.candidate), t.loss, _known(t.error), gain, _known(error), words, t.right, spread, **against)
+
+
+def _float_size(model: Model) -> int:
+    return len(model.source.data if model.source is not None else to_bytes(model))
 
 
 def _size(made: Model, c: Candidate) -> tuple[int, str]:

@@ -19,8 +19,10 @@ class Tried(msgspec.Struct, frozen=True):
     text: str
     activation: str
     rules: int
+    weights: str
     correction: str
     per_channel: bool
+    dead_range: bool
     samples: int
     select_samples: int
     select_loss: float | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,15 +11,18 @@ import numpy as np
 
 from qsim.errors import BadData, BadRecipe
 from qsim.graph import Model
+from qsim.reader import load
 
 from . import halving
 from .candidates import BASELINE, Candidate, grid, normal, strategies_of
+from .data import Data, open_data
 from .descent import FEWEST, descend
 from .dispatch import Count, Desk, Pool
 from .evaluation import standard_error, verdict
 from .halving import Score
 from .ranking import PROXIES, best_of_each, table, totals
 from .scoring import Job, Lab, lab_of
+from .splits import SHARES, three_way
 from .store import Store
 from .strategies import candidates as usual
 
@@ -29,14 +33,14 @@ OBJECTIVES = ("loss", "task")
 class Search:
     """How a sweep goes about it.
 
-    shortlist: strategies that go on from the ranking, of each scheme and its other axes. proxy: what ranks. rounds: of halving. descent:
-    tensors
-    that get a strategy of their own where that helps (0: none). final: candidates that are tested. draws: choices of calibration
-    samples that are averaged, for candidates that do not take all. objective: "loss" (KL, or noise to signal) or "task" (the labels').
+    shortlist: strategies that go on from the ranking, of each scheme and its other axes. proxy: what ranks, one of `ranking.PROXIES`
+    (default: the first that the statistics allow). rounds: of halving. descent: tensors that get a strategy of their own where that helps
+    (0: none). final: candidates that are tested. draws: choices of calibration samples that are averaged, for candidates that do not take
+    all. objective: "loss" (KL, or noise to signal) or "task" (the labels').
     """
 
     shortlist: int = 8
-    proxy: str = PROXIES[0]
+    proxy: str = ""
     rounds: int = 3
     descent: int = 0
     final: int = 3
@@ -101,7 +105,7 @@ class Result:
 
     def rows(self) -> list[dict[str, Any]]:
         """One plain row per candidate, for tables and files."""
-        return [row for o in self.outcomes for row in _rows(o)]
+        return [row for o in self.outcomes for row in rows_of(o)]
 
     def model(self, scheme: str | None = None, io: str = "float32") -> Model:
         """The winner of a scheme as a quantized model."""
@@ -109,7 +113,40 @@ class Result:
 
 
 def sweep(
-    job: Job,
+    model: Model | str | os.PathLike[str],
+    data: Data | str | os.PathLike[str],
+    strategies: Sequence[str] | None = None,
+    *,
+    scheme: str | Sequence[str] = "int8",
+    search: Search | None = None,
+    store: str | os.PathLike[str] | None = None,
+    progress: Callable[[Count], None] | None = None,
+    input_range: tuple[float, float] | None = None,
+    parts: tuple[float, float, float] = SHARES,
+    groups: str | None = None,
+    blocks: int = 0,
+    seed: int = 0,
+    task: str | None = None,
+    **axes: Sequence[Any],
+) -> Result:
+    """The best of several strategies for a model under each scheme: `run_sweep` on one data set, split in three as `three_way` does.
+
+    model, data: objects or files (data by `open_data`, as they are). strategies: names of `strategies.TABLE` or module:function; default:
+    those that `choose` compares. axes: more of `candidates.grid`, such as weights=["max", "mse"] or correction=["no", "bias"].
+    store: a .sqlite file where results are kept and found again. *Raises*: as `run_sweep` and `grid`.
+    """
+    opened = model if isinstance(model, Model) else load(os.fspath(model))
+    samples = data if isinstance(data, Data) else open_data(data, opened)
+    job = Job("", (samples.where,), parts=parts, groups=groups, blocks=blocks, seed=seed, input_range=input_range, task=task)
+    lab = Lab(opened, three_way(opened, samples, parts, groups, blocks, seed), job)
+    names = [scheme] if isinstance(scheme, str) else scheme
+    candidates = grid({"scheme": names, "activation": usual() if strategies is None else strategies, **axes})
+    with Store(store) as kept:
+        return run_sweep(lab, candidates, search, store=kept, progress=progress)
+
+
+def run_sweep(
+    job: Job | Lab,
     candidates: Sequence[Candidate],
     search: Search | None = None,
     *,
@@ -121,18 +158,20 @@ def sweep(
     """The best candidates of each scheme, in four steps.
 
     0. One pass over the calibrate split (and one over each smaller choice of its samples). 1. Strategies ranked from the sketches alone;
-    the first
-    of them go on, min/max and the best mixture (each tensor its own best) with them. 2. Successive halving on the select
+    the first of them go on, min/max and the best mixture (each tensor its own best) with them. 2. Successive halving on the select
     split, in exact integer mode (fake mode for simulated schemes), one compile for all candidates of a static plan. 3. Where asked,
     coordinate descent from the winner. 4. The first few on the test split, which nothing before has seen, paired with float and with
     min/max.
 
     store: results are kept there and reused (default: in memory). pool: an executor, or a function that makes one; its workers open `job`
-    themselves. worker (i, n): score only every n-th unit on the whole select split and stop; stores of all workers are merged and a
-    run without `worker` ends the work. *Raises*: as `Lab`; BadRecipe, BadData where no candidate of a scheme can be scored.
+    themselves, so it is a `Job` then. worker (i, n): score only every n-th unit on the whole select split and stop; stores of all workers
+    are merged and a run without `worker` ends the work. *Raises*: as `Lab`; BadRecipe, BadData where no candidate of a scheme can be
+    scored.
     """
     search = search or Search()
-    lab = lab_of(job)
+    if pool is not None and isinstance(job, Lab):
+        raise BadRecipe("other processes need files to open", hint="Give a Job, not a Lab")
+    lab = lab_of(job) if isinstance(job, Job) else job
     _check(search, lab)
     desk = Desk(lab, Store(None) if store is None else store, pool, worker, progress)
     try:
@@ -145,15 +184,10 @@ def sweep(
         desk.close()
 
 
-def strategies(scheme: str = "int8", **axes: Sequence[Any]) -> list[Candidate]:
-    """The strategies that `choose` compares as candidates of a scheme; `axes` as in `candidates.grid`."""
-    return grid({"scheme": [scheme], "activation": usual(), **axes})
-
-
 def _check(search: Search, lab: Lab) -> None:
     if search.objective not in OBJECTIVES:
         raise BadRecipe("unknown objective", found=search.objective, expected=", ".join(OBJECTIVES))
-    if search.proxy not in PROXIES:
+    if search.proxy not in ("", *PROXIES):
         raise BadRecipe("unknown proxy", found=search.proxy, expected=", ".join(PROXIES))
     if search.objective == "task" and not lab.float_scores("select"):
         raise BadData("no labels to judge by", where=lab.splits["select"].where, hint='Give them ("y"), or let the objective be "loss"')
@@ -191,9 +225,12 @@ def shortlist(lab: Lab, members: Sequence[Candidate], search: Search) -> tuple[l
     for frame, mine in frames.items():
         names = strategies_of([*mine, frame])
         proxies = table(lab, frame, names)
-        order = np.argsort(totals(lab, mine, names, proxies)[search.proxy], kind="stable")
+        proxy = search.proxy or next(iter(proxies))
+        if proxy not in proxies:
+            raise BadRecipe("the statistics hold no gradients to rank by", found=proxy, hint="gradients = 1")
+        order = np.argsort(totals(lab, mine, names, proxies)[proxy], kind="stable")
         chosen = [mine[k] for k in order[: search.shortlist]]
-        mixture = normal(best_of_each(lab, mine[order[0]], names, proxies[search.proxy]))
+        mixture = normal(best_of_each(lab, mine[order[0]], names, proxies[proxy]))
         going += [*chosen, mixture] if len(names) > 1 and len(mine) > 1 else chosen
     baseline = next(iter(frames))
     return list(dict.fromkeys([*going, baseline])), baseline
@@ -234,7 +271,8 @@ def _share(scores: Mapping[str, np.ndarray]) -> float | None:
     return float(scores["right"].mean()) if "right" in scores else None
 
 
-def _rows(o: Outcome) -> list[dict[str, Any]]:
+def rows_of(o: Outcome) -> list[dict[str, Any]]:
+    """One plain row per candidate, best first."""
     best, tested = o.scores[0], {t.candidate: t for t in [*o.tested, o.baseline]}
     rows = []
     for s in o.scores:
@@ -244,8 +282,7 @@ def _rows(o: Outcome) -> list[dict[str, Any]]:
             "scheme": o.scheme, "candidate": str(s.candidate), "measure": o.measure, "select_samples": len(s.losses),
             "select_loss": s.mean if len(d) else None, "behind": float(d.mean()) if len(d) else None,
             "behind_error": standard_error(d) if len(d) > 1 else None,
-            "test_loss": test.loss if test else None, "test_error": test.error if test else None,
-            "test_right": test.right if test else None,
+            "test_loss": test.loss if test else None, "test_right": test.right if test else None,
             "winner": s.candidate == o.winner, "failed": s.failed, "text": s.candidate.text,
         })  # fmt: skip
     return rows

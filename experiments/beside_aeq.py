@@ -5,6 +5,7 @@
 `--tools`: the Python of another environment with `pip install ai-edge-quantizer`. Both tools get the same float net (with a signature,
 which ai-edge-quantizer needs) and the same calibration set: theirs min/max as shipped, ours `auto`, corrected as held-back calibration
 samples say. All files run in exact integer mode (flavour xnnpack) on the whole test set, if LiteRT loads them.
+A third row, of static schemes, is the winner of a sweep over strategies of activations alone (uncorrected).
 Answer: a row for each task, scheme and tool, as accuracy.py has them (ad01: the AUC); results/beside_aeq.json.
 """
 
@@ -98,6 +99,31 @@ def own(name: str, scheme: str):
     return calibrate.correct(model, made, [x], groups=groups)[0] if SCHEMES[scheme].activation != "float32" else made
 
 
+def swept(name: str, scheme: str):
+    """The winner of a sweep over strategies of activations alone: of the calibration set, 60 % to calibrate and 40 % to select on."""
+    import numpy as np
+    import sets
+    from realdata import net
+
+    from calibrate.candidates import grid
+    from calibrate.data import as_data
+    from calibrate.scoring import Job, Lab
+    from calibrate.splits import Splits, split
+    from calibrate.statistics import sample_hash
+    from calibrate.strategies import candidates
+    from calibrate.sweeper import Search, run_sweep
+
+    task = sets.TASKS[name]
+    model, (x, _) = net(task.net), sets.load(task.calibration)
+    groups = np.repeat(np.arange(len(x)), x.shape[1]) if name == "ad01" else np.arange(len(x))
+    x = x.reshape(-1, *model.graph.tensors[model.graph.inputs[0]].shape)
+    part = split([sample_hash([row]) for row in x], groups, (0.6, 0.4, 0.0))
+    parts = [as_data(model, x[part == k], groups=groups[part == k]) for k in (0, 1)]
+    lab = Lab(model, Splits(*parts, parts[1], "60 % to calibrate, 40 % to select"), Job("", (), input_range=task.domain))
+    found = run_sweep(lab, grid({"scheme": [scheme], "activation": [*candidates(), "aciq", "fisher"]}), Search(shortlist=12))
+    return found.model(scheme), str(found.best().winner)
+
+
 def judged(name: str, model) -> dict:
     """The figures of one quantized net."""
     import sets
@@ -133,6 +159,14 @@ def theirs(path: pathlib.Path, name: str) -> dict:
     return {"bytes": path.stat().st_size, **judged(name, qsim.load(path))}
 
 
+def rows_of(folder: pathlib.Path, name: str, scheme: str):
+    yield "ai-edge-quantizer", theirs(folder / f"{name}.{scheme}.tflite", name)
+    yield "qsim", judged(name, own(name, scheme))
+    if scheme.startswith("int"):
+        model, winner = swept(name, scheme)
+        yield "qsim, swept", {"winner": winner, **judged(name, model)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tools", help="Python with ai-edge-quantizer")
@@ -153,10 +187,7 @@ def main() -> None:
         elsewhere(asked.tools, folder, asked.scheme)
         for name in asked.task:
             for scheme in asked.scheme:
-                for tool, found in (
-                    ("ai-edge-quantizer", theirs(folder / f"{name}.{scheme}.tflite", name)),
-                    ("qsim", judged(name, own(name, scheme))),
-                ):
+                for tool, found in rows_of(folder, name, scheme):
                     rows.append({"task": name, "scheme": scheme, "tool": tool, **found})
                     print("  ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items()), flush=True)
                     asked.out.write_text(json.dumps(rows, indent=1, default=bool) + "\n")

@@ -19,6 +19,7 @@ _SCHEMES = {  # (bits of activations, of weights, kind, explicit DEQUANTIZE)
     (32, 8, "INT", True): WEIGHTS8,
     (32, 4, "INT", True): WEIGHTS4,
 }
+_CLIPS = {"min_max_uniform_quantize": "max", "OCTAV": "octav"}  # algorithm -> the rule of `weightclip.clips`
 _CONVOLUTIONS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"})
 _PRODUCTS = _CONVOLUTIONS | {"FULLY_CONNECTED", "BATCH_MATMUL"}
 _WEIGHTLESS = frozenset(
@@ -48,7 +49,7 @@ def applies_to(entry: Mapping[str, Any], scheme: Scheme) -> Set[str] | None:
 
 
 def scheme_of(entry: Mapping[str, Any]) -> Scheme:
-    """The scheme that an entry asks for. Its min/max weights are rounded to nearest. *Raises*: BadRecipe naming an algorithm or bits that
+    """The scheme that an entry asks for. Its weights are rounded to nearest. *Raises*: BadRecipe naming an algorithm or bits that
     are not there."""
     key, config = entry.get("algorithm_key", "min_max_uniform_quantize"), entry.get("op_config") or {}
     if key == "no_quantize":
@@ -58,12 +59,12 @@ def scheme_of(entry: Mapping[str, Any]) -> Scheme:
     bits = data["num_bits"] if data else 32, weight.get("num_bits", 32), weight.get("dtype", "INT"), explicit
     if key == "float_casting" and bits[1:3] == (16, "FLOAT"):
         return replace(FLOAT16, smallest=smallest)
-    if key != "min_max_uniform_quantize" or bits not in _SCHEMES:
-        raise BadRecipe(f"algorithm {key!r} with these bits is not there", found=_words(bits), expected="min/max or no_quantize")
+    if key not in _CLIPS or bits not in _SCHEMES:
+        raise BadRecipe(f"algorithm {key!r} with these bits is not there", found=_words(bits), expected="min/max, OCTAV or no_quantize")
     granularity = str(weight.get("granularity", "TENSORWISE"))
     block = int(granularity.rsplit("_", 1)[1]) if granularity.startswith("BLOCKWISE_") else int(weight.get("block_size", 0))
     axes = {"smallest": smallest, "block": block, "per_channel": granularity != "TENSORWISE", "symmetric": weight.get("symmetric", True)}
-    return replace(_SCHEMES[bits], rounding="nearest", **axes)
+    return replace(_SCHEMES[bits], rounding="nearest", clip=_CLIPS[key], **axes)
 
 
 def _words(bits: tuple[Any, ...]) -> str:

@@ -172,7 +172,7 @@ def _normalization(at: _Constants, g: int) -> dict[int, Stored]:
 def _products(at: _Constants, wp: int, bp: int, scheme: Scheme, q: QParams) -> dict[int, Stored]:
     """Weights that multiply values of parameters q, and the bias that is added, where there is one (bp: its position, or -1)."""
     w, b, scale = at[wp], at.get(bp), f32(q.scale[0])
-    scales = weight_scales(survey(w, b, 0), float(scale), _reach(q), scheme)
+    scales = weight_scales(survey(w, b, 0, scheme.clip, scheme.weight, scheme.per_channel), float(scale), _reach(q), scheme)
     codes, made = quantize_weights(w, scales, 0, "int8", scheme.rounding)
     found = {wp: Stored(codes, "int8", made)}
     return found if b is None else found | {bp: _bias(b, scale, scales)}

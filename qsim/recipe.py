@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import numpy as np
 from . import foreign
 from .errors import BadRange, BadRecipe
 from .graph import Graph, Model, Node, QParams
+from .patterns import require_quick
+from .schema import schema
 from .scheme import FLOAT32, Scheme, scheme_named
 from .types import code_range
 
@@ -69,6 +72,7 @@ class Recipe:
     def schemes(self, model: Model) -> dict[int, Scheme]:
         """The scheme of each node of the primary graph. *Raises*: BadRecipe naming rules and tensors that match nothing."""
         graph = model.graph
+        require_quick(tuple(r.regex for r in self.rules), tuple(name_of(graph, n) for n in graph.nodes))
         self._require_matches(graph)
         found = {n.index: [r.scheme for r in self.rules if r.matches(graph, n)] for n in graph.nodes}
         return {index: schemes[-1] if schemes else FLOAT32 for index, schemes in found.items()}
@@ -111,7 +115,7 @@ def load_recipe(path: str | Path) -> Recipe:
     `tensors` (tables with `name` and `range`, or `scale` and `zero_point`), `ignore` (names that match stay as they are), `default`
     (the scheme of all ops, or another recipe file beside this one). *Raises*: BadRecipe naming file and entry.
     *Differs*: an op for which LiteRT has no kernel stays as it is, and the report says why, where ai-edge-quantizer writes the file.
-    Its algorithms other than min/max and float casting are refused by name, and asymmetric weights without explicit DEQUANTIZE.
+    Its algorithms other than min/max, OCTAV and float casting are refused by name, and asymmetric weights without explicit DEQUANTIZE.
     """
     path = Path(path)
     try:
@@ -163,12 +167,20 @@ def _border(rules: Iterable[Rule], side: str) -> str | None:
 def _rule(entry: Any, where: str, limits: Limits) -> Rule:
     keys = ("regex", "operation", "op", "index", "scheme", "algorithm_key", "op_config")
     _require_keys(entry, keys, where)
-    op = str(entry.get("op", entry.get("operation", ANY)))
-    op, regex = foreign.OTHER_NAMES.get(op, op), _regex(entry.get("regex", ".*"), where)
+    op, regex = _op(str(entry.get("op", entry.get("operation", ANY))), where), _regex(entry.get("regex", ".*"), where)
     if "scheme" in entry:
         return Rule(_scheme(entry["scheme"], where), regex, op, entry.get("index"))
     scheme = _at(where, foreign.scheme_of, entry)
     return Rule(scheme, regex, op, entry.get("index"), limits(entry, scheme) if op == ANY else None)
+
+
+def _op(name: str, where: str) -> str:
+    """The schema's name of an op. *Raises*: BadRecipe with the nearest names."""
+    name, known = foreign.OTHER_NAMES.get(name, name), {*schema().enums["BuiltinOperator"], *BORDER, ANY}
+    if name not in known and not name.startswith("CUSTOM"):  # CUSTOM:name here, CUSTOM_OP in ai-edge-quantizer
+        near = ", ".join(get_close_matches(name, sorted(known), n=3))
+        raise BadRecipe("no such op", where=where, found=name, hint=f"Nearest: {near}" if near else "As `qsim inspect` names them")
+    return name
 
 
 def _scheme(value: Any, where: str) -> Scheme:

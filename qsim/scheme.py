@@ -9,6 +9,7 @@ import numpy as np
 
 from .errors import BadRange, BadRecipe
 from .types import code_range
+from .weightclip import require_rule
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Scheme:
     *Raises*: BadRecipe for other schemes with it.
     widen: whether ops without a kernel for 4-bit weights get 8-bit ones (int8w4, dynamic4): a quarter of float's size where 4 bits would
     have been an eighth, and still a kernel of integers. False: such ops stay float.
+    clip: how far the codes of symmetric weights reach, "max", "mse", "octav" or "percentile:99.9" (see `weightclip.clips`); what lies
+    beyond gets the last code. *Raises*: BadRecipe with other weights, or for another rule.
     per_channel_activations: whether each channel (last axis) of an activation may have a scale and zero point of its own, where its range
     is given by channel. Simulated schemes only: no kernel sums channels of different scales. *Raises*: BadRecipe for others with it.
     """
@@ -44,6 +47,7 @@ class Scheme:
     symmetric: bool = True
     widen: bool = True
     per_channel_activations: bool = False
+    clip: str = "max"
 
     def __post_init__(self) -> None:
         behind = self.activation == "float32" and self.runtime == "dequantize" and self.weight.startswith("int") and not self.block
@@ -52,6 +56,9 @@ class Scheme:
                 "asymmetric weights need an explicit DEQUANTIZE", found=f"scheme {self.name!r}",
                 hint="Take weights8 or weights4: kernels of integer weights do not read their zero points",
             )  # fmt: skip
+        require_rule(self.clip)
+        if self.clip != "max" and (not self.weight.startswith("int") or not self.symmetric or self.block):
+            raise BadRecipe("rules for ranges of weights are for symmetric integer weights", found=f"scheme {self.name!r}", expected="max")
         if self.per_channel_activations and not self.is_simulated:
             raise BadRecipe(
                 "only simulated schemes have activations by channel", found=f"scheme {self.name!r}", expected="a name that begins with sim:"

@@ -143,7 +143,8 @@ def _surveys(graph: Graph, plan: Layout) -> dict[int, Survey]:
         rule = record(node).rule if node.index in plan.quantized else None
         if rule is not None and rule.weights is not None and rule.weight_axis is not None:
             b = node.inputs[rule.bias] if rule.bias is not None and rule.bias < len(node.inputs) else -1
-            found[node.index] = survey(plan.values[node.inputs[rule.weights]], plan.values.get(b), rule.weight_axis)
+            scheme, w = plan.quantized[node.index], plan.values[node.inputs[rule.weights]]
+            found[node.index] = survey(w, plan.values.get(b), rule.weight_axis, scheme.clip, scheme.weight, scheme.per_channel)
     return found
 
 

@@ -20,7 +20,8 @@ class Storage(NamedTuple):
     """How the reals of a constant are stored.
 
     kind: element type. axis: of the channels that have a scale each; None: one scale for all. rounding: see
-    `weights.quantize_weights`. block: columns of a row that share a scale; 0: none. symmetric: whether zero points are 0.
+    `weights.quantize_weights`. block: columns of a row that share a scale; 0: none. symmetric: whether zero points are 0. clip: how far
+    the codes reach, see `weightclip.clips`.
     """
 
     kind: str
@@ -28,6 +29,7 @@ class Storage(NamedTuple):
     rounding: str = "nearest"
     block: int = 0
     symmetric: bool = True
+    clip: str = "max"
 
 
 class Stored(NamedTuple):
@@ -61,9 +63,9 @@ def _no_blocks(values: np.ndarray, peak: float, size: int) -> str | None:
 
 
 def stored(values: np.ndarray, how: Storage) -> Stored:
-    """The values as stored. Codes: clip(round(v / s), -qmax, qmax), zero point 0, the lowest code never used; s = max |v| / qmax of the
-    tensor or channel, not below 2^-100; by blocks see `block_scales`, with zero points `weights.quantize_spans`. float16: rounded half to
-    even. float32: as they are.
+    """The values as stored. Codes: clip(round(v / s), -qmax, qmax), zero point 0, the lowest code never used; s = clip / qmax of the
+    tensor or channel, where clip is max |v| unless a rule takes less, not below 2^-100; by blocks see `block_scales`, with zero points
+    `weights.quantize_spans`. float16: rounded half to even. float32: as they are.
 
     *Domain*: `why_not` finds nothing.
     """
@@ -74,7 +76,7 @@ def stored(values: np.ndarray, how: Storage) -> Stored:
     if not how.symmetric:
         codes, qparams = quantize_spans(values, how.axis, how.kind, how.rounding)
         return Stored(how.kind, _frozen(codes), qparams)
-    found = survey(values, None, how.axis or 0)
+    found = survey(values, None, how.axis or 0, how.clip, how.kind, how.axis is not None)
     scales = np.maximum(plain_scales(found, how.kind, how.axis is not None), SMALLEST_PRODUCT).astype(np.float32)
     scales = scales if how.axis is not None else scales.max(keepdims=True)
     codes, qparams = quantize_weights(values, scales, how.axis or 0, how.kind, how.rounding)

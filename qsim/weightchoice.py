@@ -125,7 +125,7 @@ def _storage(node: Node, p: int, scheme: Scheme, values: Values, per_channel: bo
     op, shape = record(node), values[node.inputs[p]].shape
     table = node.op == "EMBEDDING_LOOKUP" or _is_table(op, node)
     axis = _channel_axis(op, node, len(shape)) if per_channel else None
-    return Storage(scheme.weight, axis, "nearest" if table else scheme.rounding, symmetric=scheme.symmetric)
+    return Storage(scheme.weight, axis, "nearest" if table else scheme.rounding, symmetric=scheme.symmetric, clip=scheme.clip)
 
 
 def _channel_axis(op: Op, node: Node, rank: int) -> int | None:

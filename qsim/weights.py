@@ -9,6 +9,7 @@ import numpy as np
 from .graph import QParams
 from .scheme import Scheme
 from .types import TYPES, code_range, holder
+from .weightclip import clips
 
 # A bias code stays within 2^30, and bias plus the largest possible sum of products within 98 % of 2^31 (the rest is for the rounding
 # of the weights): no kernel can wrap, and the float32 of XNNPACK's rescaling still tells the codes of the output apart. XNNPACK sums 16
@@ -26,7 +27,8 @@ DEAD = 1e-6  # a channel is dead when all its weights lie below this part of the
 class Survey(NamedTuple):
     """What the scales of a layer depend on, per output channel (C,), real units, float64.
 
-    peak: largest |w|. total: sum of |w|. bias: |b| (zeros where absent). low, high: smallest and largest w, and 0.
+    peak: largest |w|. total: sum of |w|. bias: |b| (zeros where absent). low, high: smallest and largest w, and 0. clip: largest |w| that
+    the codes reach, the tensor's own for all channels where they share a scale.
     """
 
     peak: np.ndarray
@@ -34,22 +36,27 @@ class Survey(NamedTuple):
     bias: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    clip: np.ndarray
 
 
-def survey(weights: np.ndarray, bias: np.ndarray | None, axis: int) -> Survey:
-    """Per-channel facts of the weights, along every other axis than `axis`, and |bias|."""
+def survey(
+    weights: np.ndarray, bias: np.ndarray | None, axis: int, rule: str = "max", type_name: str = "int8", per_channel: bool = True
+) -> Survey:
+    """Per-channel facts of the weights, along every other axis than `axis`, and |bias|. rule: of the clip, see `weightclip.clips`."""
     flat = np.moveaxis(np.asarray(weights, np.float64), axis, 0).reshape(weights.shape[axis], -1)
     b = np.zeros(len(flat)) if bias is None else np.abs(np.asarray(bias, np.float64)).reshape(-1)
     size = np.abs(flat)
-    return Survey(size.max(1, initial=0.0), size.sum(1), b, flat.min(1, initial=0.0), flat.max(1, initial=0.0))
+    peak = size.max(1, initial=0.0)
+    clip = peak if rule == "max" else clips(flat if per_channel else flat.reshape(1, -1), rule, type_name)
+    return Survey(peak, size.sum(1), b, flat.min(1, initial=0.0), flat.max(1, initial=0.0), np.broadcast_to(clip, peak.shape))
 
 
 def plain_scales(found: Survey, type_name: str, per_channel: bool) -> np.ndarray:
-    """peak / qmax, per channel or the largest for all, before any guard; uint8: (high - low) / 254 of all. (C,) float64."""
+    """clip / qmax, per channel or the largest for all, before any guard; uint8: (high - low) / 254 of all. (C,) float64."""
     if type_name == "uint8":
         return np.full_like(found.peak, (found.high.max(initial=0.0) - found.low.min(initial=0.0)) / 254)
-    peak = found.peak if per_channel else np.full_like(found.peak, found.peak.max(initial=0.0))
-    return peak / code_range(type_name)[1]
+    clip = found.clip if per_channel else np.full_like(found.clip, found.clip.max(initial=0.0))
+    return clip / code_range(type_name)[1]
 
 
 def least_scales(found: Survey, input_scale: float, reach: float, scheme: Scheme) -> np.ndarray:

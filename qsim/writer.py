@@ -50,6 +50,12 @@ def save(model: Model, path: str | os.PathLike[str], *, how: str = "auto", force
 def may_write(path: str | os.PathLike[str], source: str, *, force: bool = False, in_place: bool = False) -> None:
     """*Raises*: WriteFailed if `path` must not or cannot be written; to be called before any compute. `source`: the input's path."""
     target, where = Path(path), str(path)
+    try:
+        os.lstat(target)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as e:  # a name that is too long, say
+        raise WriteFailed(f"cannot be written: {getattr(e, 'strerror', None) or e}", where=where) from e
     if target.is_dir():
         raise WriteFailed("is a directory", where=where)
     if not target.parent.is_dir():

@@ -32,7 +32,10 @@ def command(
     input_scale: o.InputScale = None,
     input_offset: o.InputOffset = None,
     groups: o.Groups = None,
+    limit: o.Limit = None,
+    shuffle: o.Shuffle = None,
     task: o.Task = None,
+    dead_range: o.DeadRange = False,
     form: Form = None,
     device: o.Device = "auto",
     force: o.Force = False,
@@ -51,9 +54,11 @@ def command(
     import calibrate
 
     from .choosing import Request, choose_ranges, scheme_of
+    from .samples import Pick
     from .values import Affine
 
-    asked = Request(data, strategy, scheme_of(scheme, recipe), Affine(input_scale, input_offset), input_range, task, groups)
+    affine, pick = Affine(input_scale, input_offset), Pick(limit, shuffle, groups)
+    asked = Request(data, strategy, scheme_of(scheme, recipe), affine, input_range, task, pick, dead_range)
     found = choose_ranges(loaded, asked)
     calibrate.save_ranges(output, found.ranges, form=form, model=loaded, strategy=found.words, force=force)
     if json:

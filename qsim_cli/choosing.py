@@ -14,21 +14,20 @@ import numpy as np
 
 import calibrate
 from calibrate.choosing import Table, choose_with_statistics
-from calibrate.data import read_arrays
 from calibrate.statistics import Statistics
-from calibrate.strategies import parse
-from qsim.errors import BadData, BadRecipe, Unsupported
+from calibrate.strategies import TABLE, parse
+from qsim.errors import BadRecipe, Unsupported
 from qsim.graph import Model
 from qsim.layout import layout
 from qsim.recipe import Recipe, Schemes, load_recipe
 from qsim.scheme import INT8, Scheme, scheme_named
 
-from .samples import Samples, declared_domain, read
+from .samples import ALL, Pick, Samples, declared_domain, read
 from .screen import cells, progress, say, table
 from .values import Affine
 
 BATCH = 256  # samples read at once
-NAMES = ("auto", "minmax", "moving_average", "percentile", "mse")
+NAMES = ("auto", *TABLE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,13 +40,14 @@ class Request:
     affine: Affine = field(default_factory=Affine)
     input_range: tuple[float, float] | None = None
     task: str | None = None
-    groups: str | None = None
+    pick: Pick = ALL
+    dead_range: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class Choice:
     """ranges: {tensor key: (low, high)}. words: the strategy. rows: the strategies that `auto` compared. notes: what was assumed.
-    taken: the strategy itself; stats: what it saw; domain: the declared range of the input."""
+    taken: the strategy itself; stats: what it saw; domain: the declared range of the input; dead_range: whether it saw that."""
 
     ranges: Mapping[str, tuple[float, float]]
     words: str
@@ -57,6 +57,7 @@ class Choice:
     taken: Any
     stats: Statistics
     domain: Any
+    dead_range: bool = False
 
     def show(self) -> None:
         """Print how it was decided: the compared strategies, the chosen one marked."""
@@ -79,10 +80,16 @@ class Batches:
 
 
 def scheme_of(
-    name: str, recipe: Path | None = None, *, per_tensor: bool = False, asymmetric: bool = False, smallest: int | None = None
+    name: str,
+    recipe: Path | None = None,
+    *,
+    per_tensor: bool = False,
+    asymmetric: bool = False,
+    smallest: int | None = None,
+    weights: str = "max",
 ) -> Schemes:
     """The scheme of a name with options, or a recipe. *Raises*: BadRecipe."""
-    options = {"--per-tensor": per_tensor, "--asymmetric": asymmetric, "--smallest": smallest is not None}
+    options = {"--per-tensor": per_tensor, "--asymmetric": asymmetric, "--smallest": smallest is not None, "--weights": weights != "max"}
     if recipe is not None:
         if any(options.values()):
             raise BadRecipe(
@@ -92,7 +99,7 @@ def scheme_of(
             )
         return load_recipe(recipe)
     found = scheme_named(name)
-    found = replace(found, per_channel=found.per_channel and not per_tensor, symmetric=not asymmetric)
+    found = replace(found, per_channel=found.per_channel and not per_tensor, symmetric=not asymmetric, clip=weights)
     return found if smallest is None else replace(found, smallest=smallest)
 
 
@@ -116,11 +123,17 @@ def strategy_of(text: str) -> Any:
         if text != "auto":
             parse(text)
         return text
+    return imported(text, ", ".join(NAMES) + " or module:function")
+
+
+def imported(text: str, expected: str = "module:function") -> Any:
+    """What `module:name` names, typed by the user (so its module may be imported). *Raises*: BadRecipe."""
+    module, _, name = text.partition(":")
     sys.path.insert(0, os.getcwd())
     try:
         return getattr(import_module(module), name)
-    except (ImportError, AttributeError) as fault:
-        raise BadRecipe(f"no strategy {text!r}: {fault}", expected=", ".join(NAMES) + " or module:function") from fault
+    except (ImportError, AttributeError, ValueError) as fault:
+        raise BadRecipe(f"nothing is named {text!r}: {fault}", expected=expected) from fault
     finally:
         sys.path.pop(0)
 
@@ -131,38 +144,38 @@ def choose_ranges(model: Model, asked: Request) -> Choice:
     strategy = strategy_of(asked.strategy)
     if model.is_quantized:
         raise Unsupported("the model is quantized already; calibrating needs a float source", where=model.path)
-    samples = read(asked.data, model, "float", asked.affine)
+    samples = read(asked.data, model, "float", asked.affine, asked.pick)
     domain, why = _domain(samples, asked)
     for note in (*samples.notes, why):
         say(f"note: {note}")
     if asked.strategy == "auto":
         return _auto(model, samples, asked, scheme, domain, why)
     with progress("observing", len(samples)) as step:
-        stats = calibrate.observe(model, Batches(samples), progress=steps(step))
-    ranges = calibrate.ranges(model, stats, strategy, scheme=scheme, input_range=domain)
-    return _chosen(ranges, asked.strategy, samples, [], (why,), (strategy, stats, domain))
+        draws = int(asked.strategy.partition(":")[0] == "fisher")
+        stats = calibrate.observe(model, Batches(samples), progress=steps(step), gradients=draws, task=asked.task if draws else None)
+    ranges = calibrate.ranges(model, stats, strategy, scheme=scheme, input_range=domain, dead_range=asked.dead_range)
+    return _chosen(ranges, asked.strategy, samples, [], (why,), (strategy, stats, domain, asked.dead_range))
 
 
 def corrected(model: Model, made: Model, asked: Request, how: str) -> tuple[Model, Table]:
     """(the quantized model, corrected as asked, and how it was decided)."""
-    samples = read(asked.data, model, "float", asked.affine)
-    groups = group_numbers(asked.groups, asked.data, len(samples))
+    samples = read(asked.data, model, "float", asked.affine, asked.pick)
     with progress("correcting", None) as step:
-        return calibrate.correct(model, made, Batches(samples), how, task=asked.task, groups=groups, progress=step)
+        return calibrate.correct(model, made, Batches(samples), how, task=asked.task, groups=samples.groups, progress=step)
 
 
 def _auto(model: Model, samples: Samples, asked: Request, scheme: Schemes, domain: Any, why: str) -> Choice:
-    groups = group_numbers(asked.groups, asked.data, len(samples))
     with progress("comparing strategies", None) as step:
         ranges, compared, stats = choose_with_statistics(
-            model, Batches(samples), scheme, task=asked.task, groups=groups, input_range=domain, progress=steps(step)
+            model, Batches(samples), scheme, task=asked.task, groups=samples.groups, input_range=domain, progress=steps(step),
+            dead_range=asked.dead_range,
         )  # fmt: skip
-    words, seen = f"auto, {compared.chosen}", (compared.chosen, stats, domain)
+    words, seen = f"auto, {compared.chosen}", (compared.chosen, stats, domain, asked.dead_range)
     return _chosen(ranges, words, samples, compared.rows(), (why, compared.words, *compared.notes), seen)
 
 
 def _chosen(
-    ranges: Any, words: str, samples: Samples, rows: list[dict[str, Any]], notes: tuple[str, ...], seen: tuple[Any, Statistics, Any]
+    ranges: Any, words: str, samples: Samples, rows: list[dict[str, Any]], notes: tuple[str, ...], seen: tuple[Any, Statistics, Any, bool]
 ) -> Choice:
     """The choice, with what the calibration itself noted told as well."""
     for note in (*notes[1:], *ranges.notes):
@@ -190,17 +203,3 @@ def _domain(samples: Samples, asked: Request) -> tuple[tuple[float, float] | Non
     if declared is None:
         return None, "the input's range is what the data show; --input-range declares it"
     return declared, f"input range {declared[0]:g} .. {declared[1]:g}: all that {samples.stored[0]} data can hold"
-
-
-def group_numbers(asked: str | None, data: Path, count: int) -> list[int] | None:
-    """A group number per sample: blocks of N samples in a row, or the array of that key in the data file."""
-    if asked is None:
-        return None
-    if asked.isdigit():
-        if int(asked) < 1:
-            raise BadRecipe("--groups takes a number of samples above 0, or a key", found=asked)
-        return (np.arange(count) // int(asked)).tolist()
-    arrays = {} if data.is_dir() else read_arrays(data)
-    if asked not in arrays or arrays[asked].shape != (count,):
-        raise BadData(f"no array {asked!r} with one group number a sample", where=str(data), found=", ".join(arrays) or "no arrays")
-    return np.unique(arrays[asked], return_inverse=True)[1].tolist()

@@ -59,10 +59,12 @@ class Cost:
 
 
 def function_of(model: Model, mode: str, flavour: str, batch: int | None, taps: Any = None) -> Any:
-    """The model's function, computing `batch` samples at once where that is given."""
+    """The model's function on all devices, computing `batch` samples at once on each where that is given."""
+    from calibrate.sharding import function_on
+
     if batch is not None and batch < 1:
         raise BadRecipe("--batch must be at least 1", found=batch)
-    function = model.function(mode, flavour, taps=taps)
+    function = function_on(model, mode, flavour, taps)
     if batch is not None:
         function.micro_batch = batch
     return function

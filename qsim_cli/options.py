@@ -115,7 +115,11 @@ DefaultRange = Annotated[
     ),
 ]
 TypeName = Annotated[str, Parameter(converter=_type, help="A type by any of its names: int8, tf.uint8, QUANTIZED_UINT8, float32.")]
-Data = Annotated[Path, Parameter(name="--data", help="An .npz or .npy of samples, or a folder of images (sorted by name).")]
+Data = Annotated[
+    Path, Parameter(name="--data", help="An .npz, .npy or .csv of samples, or a folder of images or of such arrays (sorted by name).")
+]
+Limit = Annotated[int | None, Parameter(help="Use so many samples only, the first ones (of the random order, with --shuffle).")]
+Shuffle = Annotated[int | None, Parameter(help="Take the samples in a random order; the seed of it.")]
 Inputs = Annotated[Path, Parameter(help="An .npz with one array per input, keyed by tensor name or t<index>, of shape (N, *shape).")]
 Task = Annotated[
     Literal["classification"] | None,
@@ -124,7 +128,15 @@ Task = Annotated[
 Strategy = Annotated[
     str,
     Parameter(
-        help="auto (compare several on held-back data), minmax, moving_average, percentile:99.9, mse, mse:p=2.4, or your module:function."
+        help="auto (compare several on held-back data), minmax, percentile:99.9, mse, ... (`qsim strategies`), or your module:function."
+    ),
+]
+DeadRange = Annotated[
+    bool,
+    Parameter(
+        name="--dead-range",
+        negative=_NO_NEGATIVE,
+        help="Spend no codes on values that all that reads a tensor maps to one: below 0 before RELU, below -3 before HARD_SWISH, ...",
     ),
 ]
 SchemeName = Annotated[
@@ -140,5 +152,5 @@ RecipeFile = Annotated[
 ]
 Groups = Annotated[
     str | None,
-    Parameter(help="Samples that stay together when auto holds some back: N (in a row), or the key of an array of group numbers."),
+    Parameter(help="Samples that belong together, say a recording's windows: N (in a row), or the key of an array or column of group ids."),
 ]

@@ -14,6 +14,6 @@ def may_write(output: Path, sources: Iterable[Path], force: bool) -> None:
     from qsim.writer import may_write as allowed
 
     for source in sources:
-        if output.exists() and source.exists() and os.path.samefile(output, source):
+        if os.path.exists(output) and os.path.exists(source) and os.path.samefile(output, source):
             raise WriteFailed("is an input of this command", where=str(output), hint="Write elsewhere")
     allowed(output, "", force=force)

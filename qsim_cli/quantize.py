@@ -52,6 +52,10 @@ Split = Annotated[
         help="Tensors with a scale of their own where an op (CONCATENATION, PAD, ...) ties it to others; proposed: where it helps.",
     ),
 ]
+WeightRule = Annotated[
+    str,
+    Parameter(name="--weights", help="How far the codes of weights reach: max, mse, octav, percentile:99.9; what lies beyond is clipped."),
+]
 Side = Annotated[str | None, Parameter(help="As --io, for this side alone.")]
 
 
@@ -73,6 +77,7 @@ def command(
     per_tensor: OneScale = False,
     asymmetric: Asymmetric = False,
     smallest: Smallest = None,
+    weights: WeightRule = "max",
     fold: Folds = None,
     input_range: o.InputRange = None,
     input_stats: o.InputStats = None,
@@ -82,7 +87,10 @@ def command(
     input_scale: o.InputScale = None,
     input_offset: o.InputOffset = None,
     groups: o.Groups = None,
+    limit: o.Limit = None,
+    shuffle: o.Shuffle = None,
     task: o.Task = None,
+    dead_range: o.DeadRange = False,
     device: o.Device = "auto",
     force: o.Force = False,
     json: o.Json = False,
@@ -102,18 +110,20 @@ def command(
     from .choosing import Request, corrected, needs_ranges, require_kernels, scheme_of
     from .computing import choose_device
     from .preparing import Ranged, border_of, input_domain, prepared, with_ranges
+    from .samples import Pick
     from .splitting import rows
     from .values import Affine
 
     choose_device(device)
-    wanted = scheme_of(scheme, recipe, per_tensor=per_tensor, asymmetric=asymmetric, smallest=smallest)
+    wanted = scheme_of(scheme, recipe, per_tensor=per_tensor, asymmetric=asymmetric, smallest=smallest, weights=weights)
     require_kernels(wanted)
     border = border_of(wanted, io, input_type, output_type)
     loaded, own, told_first = prepared(model, fold)
     asked = None
     if needs_ranges(loaded, wanted):
         domain = input_domain(input_range, input_stats, border, wanted)
-        asked = None if data is None else Request(data, strategy, wanted, Affine(input_scale, input_offset), domain, task, groups)
+        affine, pick = Affine(input_scale, input_offset), Pick(limit, shuffle, groups)
+        asked = None if data is None else Request(data, strategy, wanted, affine, domain, task, pick, dead_range)
         using = with_ranges(loaded, wanted, asked, ranges, own, default_range, split)
     elif correct != "no" or split:
         raise BadRecipe("activations stay float32: nothing to correct or to split", found="--correct" if correct != "no" else "--split")
@@ -157,7 +167,7 @@ def _tried(made: Model, asked: Request | None) -> list[str]:
     from .watch import Watch
 
     affine = Affine(asked.affine.scale or 1.0, asked.affine.offset or 0.0)  # given: the data are reals, whatever the new input stores
-    samples = read(asked.data, made, "integer", affine)
+    samples = read(asked.data, made, "integer", affine, asked.pick)
     watch, inputs = Watch(made, "integer"), samples.part(0, min(TRIED, len(samples)))
     watch.take(inputs, function_of(made, "integer", "xnnpack", None).batch(*inputs))
     return watch.warnings()

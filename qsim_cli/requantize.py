@@ -53,6 +53,8 @@ def command(
     input_offset: o.InputOffset = None,
     label_offset: LabelOffset = 0,
     groups: o.Groups = None,
+    limit: o.Limit = None,
+    shuffle: o.Shuffle = None,
     task: o.Task = None,
     device: o.Device = "auto",
     force: o.Force = False,
@@ -76,20 +78,19 @@ def command(
 
     from calibrate.requantizing import Asked
 
-    from .choosing import group_numbers, strategy_of
+    from .choosing import strategy_of
     from .computing import choose_device
-    from .samples import read
+    from .samples import Pick, read
     from .values import Affine
 
     choose_device(device)
     affine = Affine(input_scale, input_offset)
-    samples = read(data, loaded, "float", affine)
+    samples = read(data, loaded, "float", affine, Pick(limit, shuffle, groups))
     for note in samples.notes:
         say(f"note: {note}")
     domain = input_range or _domain(loaded, samples, affine)
     asked = Asked(only, keep, keep_io, () if strategy == "auto" else (strategy_of(strategy),), task, domain)
-    ids = group_numbers(groups, data, len(samples))
-    made, verdict = _improved(loaded, samples, asked, None if original is None else load(original), label_offset, ids)
+    made, verdict = _improved(loaded, samples, asked, None if original is None else load(original), label_offset)
     how = _write(made, output, dry_run, force)
     _report(verdict, output, how, json)
     return 0 if verdict.better else 1
@@ -123,9 +124,7 @@ def _domain(model: Model, samples: Samples, affine: Affine) -> Any:
     return None if codes else declared_domain(samples, affine)
 
 
-def _improved(
-    model: Model, samples: Samples, asked: Asked, original: Model | None, label_offset: int, groups: list[int] | None
-) -> tuple[Model | None, Verdict]:
+def _improved(model: Model, samples: Samples, asked: Asked, original: Model | None, label_offset: int) -> tuple[Model | None, Verdict]:
     from calibrate.requantizing import improve
 
     from .choosing import Batches, steps
@@ -134,7 +133,7 @@ def _improved(
     if labels is not None and labels.dtype.kind in "iu":
         labels = labels.astype("int64") + label_offset
     with progress("observing", len(samples)) as step:
-        return improve(model, Batches(samples), original=original, labels=labels, groups=groups, asked=asked, progress=steps(step))
+        return improve(model, Batches(samples), original=original, labels=labels, groups=samples.groups, asked=asked, progress=steps(step))
 
 
 def _write(made: Model | None, output: Path | None, dry_run: bool, force: bool) -> str:

@@ -30,6 +30,8 @@ def command(
     mode: o.Mode = "integer",
     flavour: o.Flavour = "xnnpack",
     tensors: Tensors = "outputs",
+    limit: o.Limit = None,
+    shuffle: o.Shuffle = None,
     input_scale: o.InputScale = None,
     input_offset: o.InputOffset = None,
     device: o.Device = "auto",
@@ -46,13 +48,13 @@ def command(
 
     from .computing import choose_device, function_of, memory_told, results
     from .outputs import may_write
-    from .samples import read
+    from .samples import Pick, read
     from .values import Affine
     from .watch import Watch
 
     may_write(output, (model, data), force)
     loaded = load_model(model, signature)
-    samples = read(data, loaded, mode, Affine(input_scale, input_offset))
+    samples = read(data, loaded, mode, Affine(input_scale, input_offset), Pick(limit, shuffle))
     for note in samples.notes:
         say(f"note: {note}")
     choose_device(device)

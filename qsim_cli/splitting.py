@@ -39,7 +39,7 @@ def with_splits(model: Model, found: Choice, scheme: Schemes, cuts: Sequence[tup
 
     if not cuts:
         return found
-    return replace(found, ranges=calibrate.ranges(model, found.stats, found.taken, scheme, found.domain, cuts))
+    return replace(found, ranges=calibrate.ranges(model, found.stats, found.taken, scheme, found.domain, cuts, found.dead_range))
 
 
 def rows(proposed: Sequence[Split], cuts: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from small import float_net, images
 import qsim
 from calibrate import choose, observe, ranges
 from calibrate.choosing import decide, held_back, loss_of
+from calibrate.data import as_data
 from calibrate.statistics import sample_hash
 from calibrate.strategies import candidates
 from qsim.errors import BadData, BadRecipe
@@ -117,6 +118,12 @@ def test_without_enough_to_hold_back_it_is_min_max_and_says_so(count, groups):
     found, table = choose(MODEL, X[:count], groups=groups)
     assert found == ranges(MODEL, observe(MODEL, X[:count]), "minmax")
     assert table.chosen == "minmax" and table.held_back == 0 and "too few" in table.words and f"{count} samples" in table.words
+
+
+def test_data_with_groups_keep_them_together():
+    data = as_data(MODEL, X[:60], groups=np.repeat(["a", "b", "c"], 20))
+    again, table = choose(MODEL, X[:60], groups=np.arange(60) // 20)
+    assert choose(MODEL, data)[0] == again and table.held_back == 20
 
 
 def test_the_measure_follows_output_and_task():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +125,24 @@ def test_safe_keeps_letters_and_cuts_length():
     assert screen.safe("größe/重み") == "größe/重み"
     assert screen.safe("\u2066a\u2069\x9b") == "\\u2066a\\u2069\\x9b"
     assert len(screen.safe("x" * 10_000)) == screen.LONGEST_NAME
+
+
+def test_progress_tells_rate_and_remaining_time(monkeypatch):
+    import io
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    shown = Terminal()
+    monkeypatch.setattr("sys.stderr", shown)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with screen.progress("observing", 40) as step:
+        for _ in range(4):
+            step(10)
+            time.sleep(0.11)
+    assert "observing" in shown.getvalue() and re.search(r"\d/s", shown.getvalue()) and re.search(r"\d:\d\d:\d\d", shown.getvalue())
 
 
 # run
@@ -273,6 +293,57 @@ def test_eval_against_another_model(capsys, here):
     assert same["agreement"] == 1.0 and same["sqnr_db"] is None and same["kl_nats"] == 0 and same["lost"] == same["won"] == 0
     assert found["agreement"] == found["top1"] < 1.0  # the labels are the other net's answers
     assert found["lost"] == round(48 * (1 - found["top1"])) and found["kl_nats"] > 0
+
+
+def test_eval_gives_intervals_and_a_paired_verdict(capsys, here):
+    qsim.save(small.float_net(seed=5), "other.tflite")
+    found = result(capsys, "eval", "other.tflite", "data.npz", "--against", "net.tflite", "--metric", "top1", "--metric", "top2", *AFFINE)
+    low, high = found["intervals"]["top1"]
+    assert low < found["top1"] < high and set(found["intervals"]) == {"top1", "top2"}
+    (first, _) = found["paired"]
+    assert first["metric"] == "top1" and first["verdict"] == "inferior" and first["difference"] == pytest.approx(found["top1"] - 1)
+    code, out, _ = run(capsys, "eval", "other.tflite", "data.npz", "--against", "net.tflite", *AFFINE)
+    assert code == 0 and "95 % interval" in out and "against the other model: inferior" in out
+    grouped = result(capsys, "eval", "other.tflite", "data.npz", "--metric", "top1", "--groups", "24", *AFFINE)
+    assert grouped["intervals"]["top1"] != [low, high] and grouped["top1"] == found["top1"]
+
+
+def test_eval_takes_a_metric_of_ones_own(capsys, here):
+    Path("mine.py").write_text("def sure(items):\n    return items.y.max(axis=1)\n")
+    found = result(
+        capsys, "eval", "net.tflite", "data.npz", "--metric", "mine:sure", "--metric", "agreement", "--against", "net.tflite", *AFFINE
+    )
+    assert 0.25 < found["sure"] <= 1 and found["agreement"] == 1 and [p["metric"] for p in found["paired"]] == ["sure"]
+    for name in ("mine:absent", "absent:sure", "accuracy"):
+        assert run(capsys, "eval", "net.tflite", "data.npz", "--metric", name, *AFFINE)[0] == 2
+    code, _, err = run(capsys, "eval", "net.tflite", "data.npz", "--metric", "kl", *AFFINE)
+    assert code == 5 and "another model" in err
+
+
+@pytest.mark.parametrize("verb", ["eval", "run", "calibrate"])
+def test_limit_and_shuffle_say_which_samples_are_used(capsys, here, verb):
+    data = np.load("data.npz")
+    rows = np.random.default_rng(3).permutation(48)[:10]
+    np.savez("some.npz", x=data["x"][rows], y=data["y"][rows])
+    qsim.save(small.float_net(seed=5), "other.tflite")
+
+    def outcome(*arguments):
+        if verb == "eval":
+            return result(capsys, "eval", "net.tflite", *arguments, "--against", "other.tflite", *AFFINE)["intervals"]
+        form = ("run", "net.tflite", arguments[0]) if verb == "run" else ("calibrate", "net.tflite", "--data", arguments[0])
+        found = result(capsys, *form, *arguments[1:], "-o", "o.npz" if verb == "run" else "o.json", "--force", *AFFINE)
+        return found["tensors"] if verb == "run" else found["ranges"]
+
+    assert outcome("data.npz", "--limit", "10", "--shuffle", "3") == outcome("some.npz") != outcome("data.npz", "--limit", "10")
+    assert run(capsys, "eval", "net.tflite", "data.npz", "--limit", "0", *AFFINE)[0] == 5
+
+
+def test_a_table_is_data(capsys, here):
+    data = np.load("data.npz")
+    heading = ",".join([*(f"p{k}" for k in range(64)), "y"])
+    np.savetxt("data.csv", np.column_stack([data["x"].reshape(48, -1), data["y"]]), "%d", ",", header=heading, comments="")
+    ours, theirs = (result(capsys, "eval", "net.tflite", f"data.{form}", *AFFINE) for form in ("csv", "npz"))
+    assert ours["top1"] == theirs["top1"] == 1.0 and ours["samples"] == 48
 
 
 def test_eval_without_labels_says_so(capsys, here):

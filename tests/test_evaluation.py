@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from calibrate.evaluation import accuracy, auc, comparison, divergence, reals, softmax, sqnr, verdict
+from calibrate.evaluation import auc, divergence, reals, sqnr, verdict
 from qsim.graph import QParams
 
 
@@ -38,20 +38,3 @@ def test_divergence_and_noise():
     assert divergence(p, q) == pytest.approx((0.5 * np.log(2) + 0.5 * np.log(0.5 / 0.75)) / 2)
     assert sqnr(p, p) is None
     assert sqnr(np.array([[10.0]]), np.array([[9.0]])) == pytest.approx(20.0)
-
-
-def test_accuracy_and_paired_counts():
-    y = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]])
-    other = np.array([[0.1, 0.9], [0.2, 0.8], [0.6, 0.4]])
-    labels = np.array([1, 0, 0])
-    assert accuracy(y, labels) == {"top1": pytest.approx(2 / 3)}
-    found = comparison(y, other, labels, classification=False)
-    assert (found["lost"], found["won"]) == (1, 1)
-    assert found["agreement"] == pytest.approx(1 / 3)
-
-
-def test_quantized_probabilities_of_many_classes_are_still_compared_by_kl():
-    reference = softmax(np.random.default_rng(0).normal(size=(5, 1001)) * 2)
-    ours = np.clip(np.rint(reference * 256), 0, 255) / 256  # most round to 0: rows no longer sum to 1
-    assert comparison(ours, reference, None, False)["kl_nats"] > 0
-    assert "kl_nats" not in comparison(ours - 1, reference - 1, None, False)

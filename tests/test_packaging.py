@@ -41,6 +41,9 @@ CALIBRATE = {
     "improve",
     "propose_splits",
     "three_way",
+    "evaluate",
+    "compare",
+    "sweep",
 }
 HEAVY = ("numpy", "jax", "jaxlib", "scipy", "optax", "tflite", "flatbuffers", "altair", "PIL", "ai_edge_litert")
 

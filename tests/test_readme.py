@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import small
 import support_table
+import sweeping
 
+import calibrate
 import qsim
+from calibrate.sweepfile import load_plan
 from qsim_cli import app
 
 README = support_table.README.read_text(encoding="utf-8")
@@ -34,9 +37,8 @@ def test_every_verb_is_described():
     assert set(re.findall(r"^\| `qsim (\w+)", README, re.M)) == set(app.VERBS)
 
 
-def snippet() -> str:
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
-    return code
+def snippet(number: int = 0) -> str:
+    return re.findall(r"```python\n(.*?)```", README, re.S)[number]
 
 
 def test_the_snippet_is_short():
@@ -54,3 +56,13 @@ def test_the_snippet_runs_and_gives_what_litert_gives(tmp_path, monkeypatch, cap
     written = Path("net_int8.tflite").read_bytes()
     (expected,) = oracle.run(written, [x[:, None]], flavour="xnnpack").values()
     assert np.array_equal(names["y"], expected)
+
+
+def test_the_sweeps_file_and_snippet_mean_something(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("s.toml").write_text(re.findall(r"```toml\n(# sweep.*?)```", README, re.S)[0])
+    assert len(load_plan("s.toml").candidates) == 192
+    sweeping.job_in(tmp_path)
+    Path("data.npz").rename("labelled.npz")
+    exec(compile(snippet(1), "README.md", "exec"), {"calibrate": calibrate})
+    assert Path("results.sqlite").exists()

@@ -77,6 +77,13 @@ def test_what_other_tools_rules_mean(entry, wanted):
     assert rule.scheme == replace(SCHEMES[wanted], rounding=rule.scheme.rounding)
 
 
+def test_another_tools_octav_clips_weights():
+    (rule,) = parse_recipe([foreign({"num_bits": 4}, {}, algorithm_key="OCTAV")]).rules
+    assert rule.scheme == replace(SCHEMES["int8w4"], rounding="nearest", clip="octav")
+    with pytest.raises(qsim.BadRecipe, match="symmetric integer weights"):
+        parse_recipe([foreign({"num_bits": 4, "granularity": "BLOCKWISE_32"}, algorithm_key="OCTAV")])
+
+
 def test_axes_of_other_tools_rules():
     entry = foreign({"granularity": "BLOCKWISE_64", "num_bits": 4})
     entry["op_config"]["min_weight_elements"] = 1024
@@ -174,6 +181,7 @@ def test_toml_says_the_same(tmp_path):
         ('{"rules": [{"scheme": "int9"}]}', "no such scheme.*int9.*int16x8"),
         ('{"rules": [{"scheme": {"bits": 3}}]}', "no such axis.*bits"),
         ('[{"regex": "("}]', "regular expression"),
+        ('{"rules": [{"op": "CONV2D", "scheme": "int8"}]}', "rule 1.*no such op; found CONV2D.*Nearest: CONV_2D"),
         ('{"tensors": [{"name": "x"}]}', "range or a scale"),
         ('{"tensors": [{"name": "x", "range": [1]}]}', "pair"),
         ("[", "cannot be read"),

@@ -19,7 +19,7 @@ from calibrate.distribution import Distribution
 from calibrate.store import Store, merge
 from calibrate.summary import BINS, _histogram, key_of, summary
 from calibrate.summaryform import checked
-from calibrate.sweeper import Search, sweep
+from calibrate.sweeper import Search, run_sweep
 from qsim.errors import BadData
 from qsim_cli.app import run
 from qsim_cli.report import rows_of
@@ -34,7 +34,7 @@ HOSTILE = "</script><script>alert(1)</script><img src=http://evil.example/x oner
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    return sweep(job_in(tmp_path_factory.mktemp("report"), input_range=(0.0, 255.0)), ASKED, SEARCH)
+    return run_sweep(job_in(tmp_path_factory.mktemp("report"), input_range=(0.0, 255.0)), ASKED, SEARCH)
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,9 @@ import calibrate
 from calibrate import folding, observe
 from calibrate import statistics as st
 from calibrate.feeding import Scaling
-from qsim.errors import BadData, WriteFailed
+from qsim.errors import BadData, BadRange, WriteFailed
 from qsim.function import Function
+from qsim.scheme import scheme_named
 
 MODEL = float_net()
 X = images(100)
@@ -68,7 +69,7 @@ def test_a_sketch_counts_exactly(kind):
     assert (s.min, s.max) == (good.min(), good.max())
     assert s.counts.sum() == s.elements == x.size and s.bad == x.size - good.size
     assert s.zeros == (np.abs(x) < 2.0**-133).sum()
-    assert s.kinds == {"nan": np.isnan(x).sum(), "inf": np.isinf(x).sum(), "huge": (np.isfinite(x) & (np.abs(x) > 3.38e38)).sum()}
+    assert (s.nan, s.inf, s.huge) == (np.isnan(x).sum(), np.isinf(x).sum(), (np.isfinite(x) & (np.abs(x) > 3.38e38)).sum())
     assert s.fractional == bool((good != np.floor(good)).any())
 
 
@@ -151,11 +152,22 @@ def test_large_tensors_are_sampled_by_whole_pixels():
     x[1, 7, 7, 5] = 1e9
     sketch = st.sketch_array(x, positions)
     watch = folding.Watch(0, 40 * 40 * 24, 24, positions)
-    histogram = np.asarray(folding.count(jnp.zeros(st.BINS, jnp.int32), jnp.asarray(x), watch))
+    histogram = np.asarray(folding.count(jnp.zeros(st.BINS, jnp.int32), folding.bins_of(jnp.asarray(x), watch)))
     occupied = np.flatnonzero(histogram)
     assert np.array_equal(occupied, sketch.bins) and np.array_equal(histogram[occupied], sketch.counts)
     assert sketch.max == 1e9  # extremes see every element
     assert set(histogram[(st.key_of(np.arange(24)) >> st.SHIFT) + st.ZERO]) <= {3 * len(positions), 3 * len(positions) - 1}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_channel_has_its_share_of_the_sampled_elements(seed):
+    rng = np.random.default_rng(seed)
+    shape = (1, *(int(n) for n in rng.integers(20, 120, 2)), int(rng.integers(1, 400)))
+    positions, channels = folding.sampled_positions(shape), shape[-1]
+    assert (positions is None) == (np.prod(shape) <= folding.MOST_SAMPLED or -(-folding.MOST_SAMPLED // channels) >= shape[1] * shape[2])
+    x = np.broadcast_to(np.arange(channels, dtype=np.float32), shape)
+    part = np.asarray(folding.sampled(jnp.asarray(x), folding.Watch(0, x.size, channels, positions)))
+    assert set(np.unique(part, return_counts=True)[1]) == {part.size // channels} and len(np.unique(part)) == channels
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -164,25 +176,26 @@ def test_the_device_side_meets_the_definition(kind):
     x[np.abs(x) < 1.2e-38] = 0  # a CPU may flush subnormals in arithmetic
     s, watch = st.sketch_array(x[:11]), folding.Watch(0, 77, 1, None)
     valid = jnp.arange(16) < 11
-    masked = folding.count(jnp.zeros(st.BINS, jnp.int32), jnp.asarray(x), watch, valid)
-    plain = folding.count(jnp.zeros(st.BINS, jnp.int32), jnp.asarray(x[:11]), watch)
+    masked = folding.count(jnp.zeros(st.BINS, jnp.int32), folding.bins_of(jnp.asarray(x), watch, valid))
+    plain = folding.count(jnp.zeros(st.BINS, jnp.int32), folding.bins_of(jnp.asarray(x[:11]), watch))
     rows = np.asarray(folding.ends(jnp.asarray(x)))[:11]
+    assert np.array_equal(np.asarray(folding.kinds(jnp.asarray(x)))[:11].sum(axis=0), (s.nan, s.inf))
     for h in (np.asarray(masked), np.asarray(plain)):
         assert np.array_equal(np.flatnonzero(h), s.bins) and np.array_equal(h[s.bins], s.counts)
     assert (rows[:, 0].min(), rows[:, 1].max(), rows[:, 2].sum(), rows[:, 3].max()) == (s.low, s.high, s.bad, s.fractional)
 
 
 def test_counts_move_to_64_bits_before_they_overflow(whole, monkeypatch):
-    run = folding.compiled(MODEL, None)
+    run = folding.compiled(MODEL)
     monkeypatch.setattr(run, "most", run.block + 1)  # as if a second block could fill a bin
     times = 2 * run.block // len(X) + 1
     assert observe(MODEL, [X] * times) == whole.merge(*[whole] * (times - 1))
 
 
 def test_whole_batches_as_on_an_accelerator_count_the_same(whole, monkeypatch):
-    run = folding.Pass(MODEL, *folding._watches(MODEL, None))
+    run = folding.Pass(MODEL, folding.EVERYTHING)
     monkeypatch.setattr(run, "on_cpu", False)
-    monkeypatch.setattr("calibrate.observer.compiled", lambda model, taps: run)
+    monkeypatch.setattr("calibrate.observer.compiled", lambda model, wanted: run)
     assert observe(MODEL, X) == whole
 
 
@@ -217,6 +230,56 @@ def test_domains_come_from_the_data_type(whole):
 
     found = observe(MODEL, Scaled([X]))
     assert (found.domains[0].low, found.domains[0].high) == (-0.5, 0.5) and found.tensors[0].max <= 0.5
+
+
+def test_every_element_counts_where_asked(monkeypatch):
+    monkeypatch.setattr(folding, "MOST_SAMPLED", 64)
+    part, exact = (folding._watches(MODEL, None, exact)[0] for exact in (False, True))
+    assert any(w.positions is not None for w in part) and all(w.positions is None for w in exact)
+
+
+# ---------------------------------------------------------------- before the activation, by channel
+
+
+@pytest.fixture(scope="module")
+def more():
+    return observe(MODEL, X, before=["hidden"], channels=["hidden", "logits"])
+
+
+def test_values_before_the_activation(whole, more):
+    bare = MODEL.graph.nodes[0]
+    bare = bare.but(options=bare.options.but(fused_activation_function="NONE"))
+    model = MODEL.but(graphs=(MODEL.graph.but(nodes=(bare, *MODEL.graph.nodes[1:])),))
+    assert more.before == {3: observe(model, X, taps=["hidden"]).tensors[3]}
+    assert more.before[3].min < 0 == more.tensors[3].min and more.before[3].max == more.tensors[3].max
+    assert more.tensors == whole.tensors and more.model == whole.model
+    for key in ("deep", "image"):
+        with pytest.raises(BadRange, match=f"nothing before it.*{key}|{key}.*nothing before it"):
+            observe(MODEL, X, before=[key])
+
+
+def test_channels_are_sketches_of_their_own(whole, more):
+    _, taps = MODEL.function("float", taps="all").batch(X.astype(np.float32))
+    assert set(more.channels) == {3, 11} and len(more.channels[3]) == 8
+    for t, row in more.channels.items():
+        assert row == tuple(st.sketch_array(np.moveaxis(taps[t], -1, 0)[c].reshape(len(X), -1)) for c in range(len(row)))
+        assert sum(s.counts.sum() for s in row) == more.tensors[t].counts.sum()
+    scheme = scheme_named("sim:a4cw4")
+    keys = calibrate.channel_ranges(MODEL, X, scheme=scheme)
+    full = observe(MODEL, X, taps=["hidden"], channels=list(keys))
+    for strategy in ("minmax", "mse"):
+        same = zip(*(calibrate.channel_ranges(MODEL, d, strategy, scheme=scheme).values() for d in (X, full)), strict=True)
+        assert all(np.array_equal(a, b) for a, b in same)
+    with pytest.raises(BadRange, match="by channel"):
+        calibrate.channel_ranges(MODEL, more, scheme=scheme)
+
+
+def test_what_was_saved_and_the_rest_of_the_data_are_the_whole(more, tmp_path):
+    how = {"before": ["hidden"], "channels": ["hidden", "logits"]}
+    observe(MODEL, X[:37], **how).save(tmp_path / "a.npz")
+    assert calibrate.load_statistics(tmp_path / "a.npz").merge(observe(MODEL, X[37:], **how)) == more
+    with pytest.raises(BadData, match="different sets"):
+        more.merge(observe(MODEL, X, before=["hidden"]))
 
 
 # ---------------------------------------------------------------- the file

@@ -83,8 +83,9 @@ def test_a_damaged_page_is_told(tmp_path):
 def test_a_folder_or_an_absent_one_is_refused(tmp_path):
     with pytest.raises(WriteFailed, match="a store is a file"):
         Store(tmp_path)
-    with pytest.raises(WriteFailed, match="cannot be opened"):
-        Store(tmp_path / "nowhere" / "s.sqlite")
+    for place in (tmp_path / "nowhere" / "s.sqlite", "/proc/s.sqlite"):
+        with pytest.raises(WriteFailed, match="cannot be opened"):
+            Store(place)
 
 
 def test_a_full_disk_is_told_and_keeps_what_was_there(tmp_path):

@@ -6,17 +6,22 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from small import float_net
-from sweeping import Hostile, facts, job_in
+from small import float_net, images
+from sweeping import Hostile, Silent, facts, job_in
 
+import qsim
 from calibrate import halving
 from calibrate.candidates import Candidate, grid, normal, of_text, strategy_for
+from calibrate.data import open_data
 from calibrate.dispatch import Desk
 from calibrate.halving import Score
 from calibrate.scoring import Unit, chosen_samples, lab_of
 from calibrate.store import Store, merge
-from calibrate.sweeper import Search, strategies, sweep
+from calibrate.strategies import candidates
+from calibrate.sweeper import Search, run_sweep, sweep
 from qsim.errors import BadData, BadRecipe
+from qsim.function import Function
+from qsim.writer import to_bytes
 
 SEARCH = Search(shortlist=3, rounds=2, final=2, draws=2)
 SMALL = grid({"scheme": ["int8", "sim:a4w4"], "activation": ["minmax", "mse", "percentile:99.9", "percentile:99"]})
@@ -29,7 +34,7 @@ def job(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plain(job):
-    return sweep(job, SMALL, SEARCH)
+    return run_sweep(job, SMALL, SEARCH)
 
 
 # ---------------------------------------------------------------- candidates
@@ -98,8 +103,9 @@ def test_the_winner_was_chosen_on_one_split_and_measured_on_another(job, plain):
 def test_all_candidates_of_a_static_plan_share_one_compile(job):
     lab = lab_of(job)
     before = lab.compiles
-    many = strategies("int8") + [Candidate(activation=f"percentile:{p}") for p in np.linspace(95, 99.99, 55).round(4)]
-    found = sweep(job, many, Search(shortlist=64, rounds=1, final=1))
+    names = [*candidates(), *(f"percentile:{p}" for p in np.linspace(95, 99.99, 55).round(4))]
+    many = [Candidate(activation=name) for name in names]
+    found = run_sweep(job, many, Search(shortlist=64, rounds=1, final=1))
     assert len(found.best().scores) >= 64 and lab.compiles == max(before, 1)
 
 
@@ -107,30 +113,41 @@ def test_a_failed_candidate_is_listed_and_the_others_go_on(job, monkeypatch):
     lab = lab_of(job)
     allotted = lab.allotted
     monkeypatch.setattr(lab, "allotted", lambda c: 1 / 0 if c.activation == "mse" else allotted(c))
-    found = sweep(job, [*SMALL[:3], Candidate(activation="mse", rules=(("class:output", "minmax"),))], SEARCH)
+    found = run_sweep(job, [*SMALL[:3], Candidate(activation="mse", rules=(("class:output", "minmax"),))], SEARCH)
     failed = {s.candidate.activation: s.failed for s in found.best().scores if s.failed}
     assert set(failed) == {"mse"} and "ZeroDivisionError" in failed["mse"] and found.best().winner.activation != "mse"
     assert found.count.failed == len([s for s in found.best().scores if s.failed]) and found.rows()[-1]["failed"]
 
 
 def test_the_ranking_knows_a_range_that_is_much_too_narrow(job):
-    found = sweep(job, grid({"activation": ["percentile:20", "minmax", "mse"]}), replace(SEARCH, shortlist=2))
+    found = run_sweep(job, grid({"activation": ["percentile:20", "minmax", "mse"]}), replace(SEARCH, shortlist=2))
     assert "percentile:20" not in [s.candidate.activation for s in found.best().scores]
 
 
 def test_descent_needs_many_samples_and_is_never_worse(job, tmp_path):
-    assert "fewer than 256" in sweep(job, SMALL[4:], replace(SEARCH, descent=1)).best().notes[0]
+    assert "fewer than 256" in run_sweep(job, SMALL[4:], replace(SEARCH, descent=1)).best().notes[0]
     large = job_in(tmp_path, 900)
-    found = sweep(large, SMALL[4:], replace(SEARCH, descent=2)).best()
+    found = run_sweep(large, SMALL[4:], replace(SEARCH, descent=2)).best()
     start = next(s for s in found.scores if not s.candidate.rules)
     assert found.scores[0].mean <= start.mean and "got a strategy of their own" in found.notes[0]
 
 
+def test_axes_reach_the_model(job):
+    lab = lab_of(job)
+    base = lab.made(Candidate("int8w4"))
+    changed = [
+        Candidate("int8w4", **{axis: value})
+        for axis, value in (("weights", "mse"), ("per_channel", False), ("samples", 4), ("activation", "mse"))
+    ]
+    assert all(to_bytes(lab.made(c)) != to_bytes(base) for c in changed)
+    assert lab.problems(Candidate(dead_range=True)) is not lab.problems(Candidate())
+
+
 def test_labels_can_be_the_objective(job):
-    found = sweep(job, SMALL[:3], replace(SEARCH, objective="task")).best()
+    found = run_sweep(job, SMALL[:3], replace(SEARCH, objective="task")).best()
     assert found.tested[0].loss == pytest.approx(np.mean(found.scores[0].losses), rel=0.5) and found.float_right == 1.0
     with pytest.raises(BadRecipe, match="unknown objective"):
-        sweep(job, SMALL[:3], replace(SEARCH, objective="accuracy"))
+        run_sweep(job, SMALL[:3], replace(SEARCH, objective="accuracy"))
 
 
 def test_draws_are_averaged(job):
@@ -169,8 +186,8 @@ def test_candidates_within_two_standard_errors_are_alike():
 
 def test_a_second_run_computes_nothing(job, plain, tmp_path):
     with Store(tmp_path / "s.sqlite") as store:
-        first = sweep(job, SMALL, SEARCH, store=store)
-        again = sweep(job, SMALL, SEARCH, store=store)
+        first = run_sweep(job, SMALL, SEARCH, store=store)
+        again = run_sweep(job, SMALL, SEARCH, store=store)
         assert (first.count.new, first.count.reused) == (again.count.reused, again.count.new) == (len(store), 0)
     assert facts(first) == facts(again) == facts(plain)
 
@@ -184,11 +201,11 @@ def test_another_seed_or_range_has_keys_of_its_own(job):
 def test_workers_stores_merge_to_the_same(job, plain, tmp_path):
     for k in range(3):
         with Store(tmp_path / f"worker-{k}.sqlite") as store:
-            assert not sweep(job, SMALL, SEARCH, store=store, worker=(k, 3)).outcomes
+            assert not run_sweep(job, SMALL, SEARCH, store=store, worker=(k, 3)).outcomes
             assert len(store) > 0
     merge(tmp_path, tmp_path / "all.sqlite")
     with Store(tmp_path / "all.sqlite") as store:
-        found = sweep(job, SMALL, SEARCH, store=store)
+        found = run_sweep(job, SMALL, SEARCH, store=store)
     assert facts(found) == facts(plain) and found.count.new == sum(
         len({t.candidate for t in (*o.tested, o.baseline)}) for o in found.outcomes
     )
@@ -197,7 +214,7 @@ def test_workers_stores_merge_to_the_same(job, plain, tmp_path):
 @pytest.mark.parametrize("seed", [0, 1, 2, 4])  # with 3 one unit meets three faults in a row, and is kept as failed
 def test_a_hostile_executor_changes_nothing_but_time(job, plain, seed):
     rng = np.random.default_rng(seed)
-    found = sweep(job, SMALL, SEARCH, pool=lambda: Hostile(rng))
+    found = run_sweep(job, SMALL, SEARCH, pool=lambda: Hostile(rng))
     assert not found.count.failed
     assert facts(found) == facts(plain)
 
@@ -206,4 +223,61 @@ def test_a_broken_executor_of_the_users_own_is_told(job):
     dead = Hostile(np.random.default_rng(0))
     dead.dead = True
     with pytest.raises(Exception, match="a worker was killed"):
-        sweep(job, SMALL, SEARCH, pool=dead)
+        run_sweep(job, SMALL, SEARCH, pool=dead)
+
+
+def test_the_public_function_takes_files_or_objects(job, plain, tmp_path):
+    more = {"scheme": ["int8", "sim:a4w4"], "search": SEARCH, "input_range": (0.0, 255.0), "parts": job.parts}
+    names = ["minmax", "mse", "percentile:99.9", "percentile:99"]
+    found = sweep(job.model, job.data[0], names, **more, store=tmp_path / "s.sqlite")
+    assert facts(found) == facts(plain)
+    again = sweep(float_net(), open_data(job.data[0], float_net()), names, **more)
+    assert [s.candidate for o in again.outcomes for s in o.scores] == [s.candidate for o in plain.outcomes for s in o.scores]
+    with pytest.raises(BadRecipe, match="files to open"):
+        run_sweep(found.lab, SMALL, SEARCH, pool=lambda: Hostile(np.random.default_rng(0)))
+
+
+def test_a_worker_that_never_answers_is_given_up(job, plain):
+    desk = Desk(lab_of(job), Store(None), Silent(3), patience=0.05)
+    units = [Unit(c.text, "select", 0, 16) for c in SMALL[:4]]
+    assert {u for u, row in desk.results(units).items() if row.status == "done"} == set(units)
+    desk = Desk(lab_of(job), Store(None), Silent(100), patience=0.01)
+    (row,) = desk.results(units[:1]).values()
+    assert row.status == "failed" and "no answer" in row.reason
+
+
+def test_where_memory_does_not_hold_them_samples_go_by_halves(job, monkeypatch):
+    lab, unit, sizes = lab_of(job), Unit(Candidate().text, "select", 0, 60), []
+    expected = lab.score(unit)
+    run = Function.run_samples
+
+    def tight(self, params, *arrays):
+        sizes.append(len(arrays[0]))
+        if len(arrays[0]) > 20:
+            raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return run(self, params, *arrays)
+
+    monkeypatch.setattr(Function, "run_samples", tight)
+    found = lab.score(unit)
+    assert sizes == [60, 30, 15, 15, 30, 15, 15] and all(np.array_equal(found[k], expected[k]) for k in expected)
+
+
+def test_changed_files_are_opened_anew_and_get_keys_of_their_own(tmp_path):
+    job = job_in(tmp_path)
+    unit = Unit(Candidate().text, "select", 0, 16)
+    keys = [lab_of(job).key(unit)]
+    assert lab_of(job) is lab_of(job)
+    qsim.save(float_net(seed=1), job.model, force=True)
+    keys.append(lab_of(job).key(unit))
+    np.savez(job.data[0], x=images(100, seed=9))
+    keys.append(lab_of(job).key(unit))
+    assert len(set(keys)) == 3
+
+
+def test_groups_of_the_file_stay_together(tmp_path):
+    job = job_in(tmp_path, groups="recording")
+    with np.load(job.data[0]) as z:
+        np.savez(job.data[0], **z, recording=np.arange(len(z["x"])) // 25)
+    lab = lab_of(job)
+    found = [set(lab.splits[name].groups.tolist()) for name in ("calibrate", "select", "test")]
+    assert not found[0] & found[1] and not found[1] & found[2] and len(set.union(*found)) == 16
