@@ -110,7 +110,7 @@ def _finalist(lab: Lab, t: Tested, o: Outcome) -> Finalist:
     groups, count = lab.splits["test"].groups, len(lab.splits["test"])
     spread = None if t.right is None or groups is not None else math.sqrt(t.right * (1 - t.right) / count)
     against: dict[str, Any] = {k: list(v) if isinstance(v, tuple) else v for k, v in (t.against_float or {}).items()}
-    return Finalist(str(t.candidate), t.loss, _known(t.error), gain, _known(error), words, t.right, spread, **against)
+    return Finalist(str(t.candidate), t.candidate.text, t.loss, _known(t.error), gain, _known(error), words, t.right, spread, **against)
 
 
 def _float_size(model: Model) -> int:

@@ -44,6 +44,7 @@ class Finalist(msgspec.Struct, frozen=True):
     standard errors), "alike", or "itself". right: share of samples with the right label. The rest: `evaluation.verdict` against float."""
 
     candidate: str
+    text: str
     loss: float
     error: float | None
     gain: float

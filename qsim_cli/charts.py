@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from calibrate.summaryform import Found, Summary, Tried
@@ -23,7 +24,8 @@ def strategy_chart(found: Found) -> Any:
     of two standard errors. None where no candidate was scored."""
     import altair as alt
 
-    rows = [row for t in found.tried[:MOST] for row in _scores(found, t)]
+    names = distinct(t.candidate.removeprefix(found.scheme).strip() for t in found.tried[:MOST])
+    rows = [row for t, name in zip(found.tried[:MOST], names, strict=False) for row in _scores(found, t, name)]
     if not rows:
         return None
     order = list(dict.fromkeys(r["candidate"] for r in rows))
@@ -38,17 +40,15 @@ def strategy_chart(found: Found) -> Any:
     return alt.hconcat(*panels).resolve_scale(color="shared")
 
 
-def _scores(found: Found, t: Tried) -> list[dict[str, Any]]:
+def _scores(found: Found, t: Tried, name: str) -> list[dict[str, Any]]:
     """One row for each split that a candidate was scored on."""
     rows = []
     if t.select_loss is not None:
         whole = t.select_samples == found.tried[0].select_samples
-        rows.append(
-            _row(found, t.candidate, "select", t.select_loss + moved(found, t), t.select_error, t.select_right, t.select_right_error, whole)
-        )
-    finalist = next((f for f in [*found.tested, found.baseline] if f.candidate == t.candidate), None)
+        rows.append(_row(name, "select", t.select_loss + moved(found, t), t.select_error, t.select_right, t.select_right_error, whole))
+    finalist = next((f for f in [*found.tested, found.baseline] if f.text == t.text), None)
     if finalist is not None:
-        rows.append(_row(found, t.candidate, "test", finalist.loss, finalist.error, finalist.right, finalist.right_error, True))
+        rows.append(_row(name, "test", finalist.loss, finalist.error, finalist.right, finalist.right_error, True))
     return rows
 
 
@@ -61,12 +61,12 @@ def moved(found: Found, t: Tried) -> float:
 
 
 def _row(
-    found: Found, candidate: str, split: str, loss: float, error: float | None, right: float | None, right_error: float | None, whole: bool
+    candidate: str, split: str, loss: float, error: float | None, right: float | None, right_error: float | None, whole: bool
 ) -> dict[str, Any]:
     """Intervals end at a tenth of the loss, which a logarithmic axis can show."""
     e, r = 2 * (error or 0.0), 2 * (right_error or 0.0)
     row: dict[str, Any] = {
-        "candidate": label(candidate.removeprefix(found.scheme).strip()),
+        "candidate": label(candidate),
         "split": split,
         "samples": "all" if whole else "some",
     }
@@ -161,7 +161,7 @@ def pareto_charts(summaries: Sequence[Summary]) -> list[Any]:
 
 def _winner(s: Summary, f: Found) -> dict[str, Any]:
     best = f.tested[0]
-    row = _row(f, best.candidate, "test", best.loss, best.error, best.right, best.right_error, True)
+    row = _row(best.candidate, "test", best.loss, best.error, best.right, best.right_error, True)
     return row | {"model": label(s.name), "scheme": f.scheme, "size": f.size, "sized": f.sized, "unit": f.unit}
 
 
@@ -237,6 +237,16 @@ def layer_chart(found: Found) -> Any:
         x=alt.X("sqnr_db:Q", title="signal to noise, dB (longer is better)"),
         y=alt.Y("layer:N", sort=order, title=None, axis=alt.Axis(labelLimit=300)), tooltip=["op:N", "tensor:N", "sqnr_db:Q"],
     ).properties(width=WIDTH - 240, height=alt.Step(15))  # fmt: skip
+
+
+def distinct(names: Iterable[str]) -> list[str]:
+    """Names for an axis; one that comes again (candidates that differ in their rules alone) gets a number."""
+    seen = Counter[str]()
+    found = []
+    for name in names:
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return found
 
 
 def label(name: str) -> str:

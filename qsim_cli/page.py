@@ -171,7 +171,7 @@ def _finalists(f: Found) -> str:
 
 
 def _distinct(finalists: Iterable[Finalist]) -> list[Finalist]:
-    return list({t.candidate: t for t in finalists}.values())
+    return list({t.text: t for t in finalists}.values())
 
 
 def _finalist(t: Finalist, f: Found) -> list[Cell]:

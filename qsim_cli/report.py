@@ -114,7 +114,7 @@ def _show(s: Summary) -> None:
 
 def _finalists(f: Found) -> None:
     heads = ["on the test split", "loss", "gain over min/max", "is", "accuracy", "lost / won"]
-    finalists = {t.candidate: t for t in [*f.tested, f.baseline]}.values()
+    finalists = {t.text: t for t in [*f.tested, f.baseline]}.values()
     rows = [
         [
             t.candidate, loss_text(t.loss, t.error), loss_text(t.gain, t.gain_error), VERDICTS[t.against_baseline],

@@ -21,6 +21,7 @@ from calibrate.summary import BINS, _histogram, key_of, summary
 from calibrate.summaryform import checked
 from calibrate.sweeper import Search, run_sweep
 from qsim.errors import BadData
+from qsim_cli import charts
 from qsim_cli.app import run
 from qsim_cli.report import rows_of
 
@@ -176,6 +177,10 @@ def test_a_store_without_a_finished_sweep_is_told(tmp_path, capsys):
     Store(tmp_path / "empty.sqlite").close()
     assert run(["report", str(tmp_path / "empty.sqlite")]) == 5
     assert "no finished sweep" in capsys.readouterr().err
+
+
+def test_candidates_that_differ_in_their_rules_alone_keep_apart():
+    assert charts.distinct(["mse", "mse with 1 rule", "mse with 1 rule"]) == ["mse", "mse with 1 rule", "mse with 1 rule (2)"]
 
 
 # ---------------------------------------------------------------- the page
