@@ -19,12 +19,14 @@ SEED = 20_261_124  # of the bootstrap; part of the numerics
 
 @dataclass(frozen=True, eq=False)
 class Score:
-    """A candidate on the first samples of a split. losses: (n,) means over its draws; more: other per-sample results; failed: why."""
+    """A candidate on the first samples of a split. losses: (n,) means over its draws; more: other per-sample results; failed: why.
+    draws: the mean loss of each draw."""
 
     candidate: Candidate
     losses: np.ndarray
     more: dict[str, np.ndarray]
     failed: str = ""
+    draws: tuple[float, ...] = ()
 
     @property
     def mean(self) -> float:
@@ -56,8 +58,9 @@ def scores(desk: Desk, candidates: Sequence[Candidate], split: str, stops: Seque
             found.append(Score(c, np.zeros(0), {}, failed or "not computed: it is another worker's"))
             continue
         names = list((whole[0][0].arrays or {}).keys())
-        arrays = {n: np.mean([np.concatenate([(r.arrays or {})[n] for r in draw]) for draw in whole], axis=0) for n in names}
-        found.append(Score(c, arrays[objective], arrays))
+        drawn = {n: np.stack([np.concatenate([(r.arrays or {})[n] for r in draw]) for draw in whole]) for n in names}
+        arrays = {n: x.mean(axis=0) for n, x in drawn.items()}
+        found.append(Score(c, arrays[objective], arrays, draws=tuple(map(float, drawn[objective].mean(axis=1)))))
     return found
 
 

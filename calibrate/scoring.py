@@ -240,6 +240,11 @@ def _labs(job: Job, stamps: tuple[tuple[int, ...], ...]) -> Lab:
     return Lab(model, splits, job)
 
 
+def samples_of(lab: Lab, split: str, start: int, stop: int) -> tuple[np.ndarray, ...]:
+    """Samples [start, stop) of a split as the float function takes them, one array per input."""
+    return _read(lab.model, lab.splits[split], start, stop)
+
+
 def scored(job: Job, unit: Unit) -> dict[str, np.ndarray]:
     """`Lab.score` for a process of its own: arguments and result are plain data."""
     return lab_of(job).score(unit)

@@ -1,4 +1,5 @@
-"""Where a sweep keeps what it has computed: one SQLite file, one row per unit of work, found again by its key.
+"""Where a sweep keeps what it has computed: one SQLite file, one row per unit of work, found again by its key; and what each finished
+sweep found, as plain data for reports.
 
 A unit's key holds all that its result depends on (model, candidate, data, versions), so rows are never mixed: what changed gets new keys.
 """
@@ -25,6 +26,7 @@ BUSY_SECONDS = 60.0  # how long a writer waits for another
 TABLE = """CREATE TABLE IF NOT EXISTS results (
   key TEXT PRIMARY KEY, model TEXT NOT NULL, candidate TEXT NOT NULL, data TEXT NOT NULL, version TEXT NOT NULL,
   unit TEXT NOT NULL, status TEXT NOT NULL, reason TEXT NOT NULL, facts TEXT NOT NULL, arrays BLOB NOT NULL) WITHOUT ROWID"""
+SWEEPS = "CREATE TABLE IF NOT EXISTS sweeps (key TEXT PRIMARY KEY, name TEXT NOT NULL, data TEXT NOT NULL) WITHOUT ROWID"
 COLUMNS = ("key", "model", "candidate", "data", "version", "unit", "status", "reason", "facts", "arrays")
 
 
@@ -96,6 +98,31 @@ class Store:
                 map(_stored, rows),
             )
 
+    def keep_summary(self, key: str, data: Mapping[str, Any]) -> None:
+        """Keep what a sweep found (`summary.summary`) under its key (`summary.key_of`); a later run's takes the place of an earlier one's.
+
+        *Raises*: WriteFailed.
+        """
+        self.keep_all([(key, str(data["name"]), json.dumps(data, sort_keys=True, allow_nan=False))])
+
+    def keep_all(self, kept: Iterable[tuple[str, str, str]]) -> None:
+        with _written(self.path), self._open:
+            self._open.executemany("INSERT OR REPLACE INTO sweeps (key, name, data) VALUES (?, ?, ?)", kept)
+
+    def has_summary(self, key: str) -> bool:
+        return any(True for _ in self._read("SELECT key FROM sweeps WHERE key = ?", key))
+
+    def kept(self) -> Iterator[tuple[str, str, str]]:
+        """(key, name, JSON) of all finished sweeps, by name."""
+        return self._read("SELECT key, name, data FROM sweeps ORDER BY name, key")  # type: ignore[return-value]
+
+    def summaries(self) -> list[dict[str, Any]]:
+        """What all finished sweeps found, by name. *Raises*: BadData."""
+        try:
+            return [json.loads(text) for _, _, text in self.kept()]
+        except ValueError as fault:
+            raise BadData(f"the store is damaged ({fault})", where=str(self.path), hint=DAMAGED) from fault
+
 
 def merge(folder: str | os.PathLike[str], target: str | os.PathLike[str]) -> tuple[int, int]:
     """Unite the stores (*.sqlite) of a folder in one, by key. Gives (stores read, rows of the target).
@@ -110,6 +137,7 @@ def merge(folder: str | os.PathLike[str], target: str | os.PathLike[str]) -> tup
         for path in found:
             with Store(path) as part:
                 into.put_all(part.rows())
+                into.keep_all(part.kept())
         return len(found), len(into)
 
 
@@ -123,6 +151,7 @@ def _opened(path: Path | None) -> sqlite3.Connection:
         _journal(found)
         with found:
             found.execute(TABLE)
+            found.execute(SWEEPS)
             found.execute(f"PRAGMA user_version = {SCHEMA}")
         return found
     except sqlite3.OperationalError as fault:
@@ -143,7 +172,7 @@ def _journal(connection: sqlite3.Connection) -> None:
 def _require_store(connection: sqlite3.Connection, where: str) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-    if version not in (0, SCHEMA) or (version == 0 and tables and tables != ["results"]):
+    if version not in (0, SCHEMA) or (version == 0 and set(tables) - {"results", "sweeps"}):
         raise BadData("a database of another kind or version", where=where, found=f"version {version}", expected=f"version {SCHEMA}")
 
 

@@ -27,6 +27,7 @@ VERBS = {
     "eval": "Accuracy of a model on labelled data, and agreement with another model; speed and memory beside.",
     "sweep": "Score many ways of quantizing a model on held-out samples, and say which is best; goes on where it stopped.",
     "merge": "Unite the stores of several sweep workers.",
+    "report": "What sweeps found: tables here, CSV or Parquet, and one HTML file that needs no network.",
     "certify": "Compare every tensor of a model with the installed LiteRT, element by element; writes a certificate.",
     "diff": "What changed between two models: ops, tensors, ranges, constants, signatures, metadata.",
     "explain": "Every integer of every op: multipliers, shifts, zero points, clamps, accumulator bounds.",

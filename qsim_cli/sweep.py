@@ -13,7 +13,11 @@ from . import options as o
 from .screen import cells, emit, progress, say, table, text
 
 if TYPE_CHECKING:
-    from calibrate.sweeper import Outcome, Result
+    from collections.abc import Sequence
+
+    from calibrate.candidates import Candidate
+    from calibrate.store import Store
+    from calibrate.sweeper import Outcome, Result, Search
 
 Config = Annotated[Path, Parameter(help="A TOML file: model, data, [grid] (see the README, or `experiments/sweep_digits.toml`).")]
 StorePath = Annotated[
@@ -62,7 +66,9 @@ def command(
             for job in plan.jobs:
                 how: dict[str, Any] = {"store": opened, "pool": pool, "worker": share}
                 with progress(f"scoring {Path(job.model).name}", None) as step:
-                    results.append(run_sweep(job, plan.candidates, plan.search, **how, progress=_steps(step)))
+                    found = run_sweep(job, plan.candidates, plan.search, **how, progress=_steps(step))
+                results.append(found)
+                _keep(opened, found, plan.candidates, plan.search)
         except KeyboardInterrupt:
             say(f"interrupted; {len(opened)} results are kept in {place}: the same command goes on from there")
             return 130
@@ -81,6 +87,15 @@ def command(
     if share is not None:
         text(f"worker {worker}: wrote {place}; when all have: `qsim merge {place.parent} -o ALL.sqlite`, then this with --store ALL.sqlite")
     return 0
+
+
+def _keep(store: Store, found: Result, candidates: Sequence[Candidate], search: Search) -> None:
+    """What `qsim report` shows, kept beside the results. A worker of several has nothing to keep yet."""
+    from calibrate.summary import key_of, summary
+
+    key = key_of(found.lab, candidates, search)
+    if found.outcomes and (found.count.new or not store.has_summary(key)):
+        store.keep_summary(key, summary(found))
 
 
 def show(model: str, found: Outcome) -> None:

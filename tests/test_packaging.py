@@ -45,7 +45,7 @@ CALIBRATE = {
     "compare",
     "sweep",
 }
-HEAVY = ("numpy", "jax", "jaxlib", "scipy", "optax", "tflite", "flatbuffers", "altair", "PIL", "ai_edge_litert")
+HEAVY = ("numpy", "jax", "jaxlib", "scipy", "optax", "tflite", "flatbuffers", "altair", "polars", "PIL", "ai_edge_litert")
 
 
 def modules() -> list[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from qsim_cli import screen
+from qsim_cli.page import document
+from qsim_cli.rowfiles import csv_bytes
 
 from .scoring import Score, best, difference, is_tie, lost_won, reads_alike, wilson
 
@@ -77,10 +78,7 @@ def test_rows(scores: Sequence[Score]) -> list[dict[str, Any]]:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    path.write_bytes(csv_bytes(rows))
 
 
 def plot(rows: Sequence[Mapping[str, Any]], png: Path, html: Path) -> None:
@@ -101,4 +99,4 @@ def plot(rows: Sequence[Mapping[str, Any]], png: Path, html: Path) -> None:
     title = f"{len(strategies)} calibration strategies from one pass, judged on the selection digits"
     chart = alt.hconcat(left, right).properties(title=title).configure_legend(orient="bottom", labelLimit=400)
     chart.save(str(png), scale_factor=2.0)
-    chart.save(str(html), inline=True)
+    html.write_text(document(title, '<div class="chart" id="plot"></div>', {"plot": chart.to_dict()}), encoding="utf-8")
