@@ -3,8 +3,8 @@
 Answer, per net, scheme and strategy: the mean KL to the float net on the same test samples, in nats (exact integer mode; fake mode for
 simulated schemes), with ranges from 4, 8, 16, ... and from all calibration samples; each number over several choices of samples (draws; a
 smaller choice is part of the larger one of its draw), as the mean over draws with two of its standard errors, the smallest and the largest.
-Enough: from there on the mean KL is at most 1.05 times that with all samples. A second run with the same settings goes on where the first
-stopped.
+Enough: from there on the mean KL is at most 1.05 times that with all samples (the draws' errors are often wider).
+A second run with the same settings goes on where the first stopped.
 
     QSIM_MODELS=... python experiments/calibration_size.py [--net resnet8 kws] [--scheme int8 sim:a4w8] [--sizes 4 8 16 32 64] [--draws 5]
         [--samples 128] [--out FILE.json]
@@ -57,6 +57,12 @@ def enough(by_size: Mapping[str, Mapping[str, Any]]) -> int:
     return least
 
 
+def answer(strategy: str, by_size: Mapping[str, Mapping[str, Any]]) -> str:
+    sizes = sorted(map(int, by_size))
+    ratio = by_size[str(sizes[0])]["kl"] / by_size[str(sizes[-1])]["kl"]
+    return f"{strategy} {enough(by_size)} ({ratio:.2f} with {sizes[0]})"
+
+
 def print_row(key: str, row: Mapping[str, Any]) -> None:
     for s, by_size in row["strategies"].items():
         print(f"\n{key} {s}, {row['measure']}: enough {enough(by_size)}")
@@ -79,8 +85,8 @@ def main() -> None:
                 make = functools.partial(lambda lab, *rest: measured(lab(), *rest), lab, scheme, asked.sizes, asked.draws)
                 row = labs.row(asked.out, f"{name} {scheme}", settings, make)
                 print_row(f"{name} {scheme}", row)
-                told.append(f"{name} {scheme} " + ", ".join(f"{s} {enough(sizes)}" for s, sizes in row["strategies"].items()))
-    print("\nenough samples: " + "; ".join(told))
+                told.append(f"{name} {scheme} " + ", ".join(answer(s, by_size) for s, by_size in row["strategies"].items()))
+    print("\nenough samples (KL with the fewest, as a multiple of that with all): " + "; ".join(told))
 
 
 if __name__ == "__main__":

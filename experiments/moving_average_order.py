@@ -92,7 +92,7 @@ def print_row(name: str, row: Mapping[str, Any]) -> None:
     for order, (kl, error) in [*row["moving_average"].items(), *row["ours"].items()]:
         print(f"{order:20} {kl:.6f} +- {error:.6f}")
     s, (behind, error) = row["spread"], row["worst_behind_best"]
-    print(f"ends move by {s['median']:.1%} of the width (median of {s['tensors']} tensors), at most {s['largest']:.1%} ({s['of']})")
+    print(f"ends move by {s['median']:.1%} of the width (median of {s['tensors']} tensors), at most {s['largest']:.1%}")
     print(f"{row['worst_order']} behind {row['best_order']}: {behind:.6f} +- {error:.6f}", flush=True)
 
 
