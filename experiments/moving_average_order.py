@@ -102,7 +102,7 @@ def told(name: str, row: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    p = labs.options(__doc__, ("resnet8", "kws", "vww96"), 500, "moving_average_order.json", [n for n in sets.TASKS if n != "ad01"])
+    p = labs.options(__doc__, ("resnet8", "kws", "vww96"), 500, "moving_average_order.json")
     p.add_argument("--orders", type=int, default=10)
     asked = p.parse_args()
     rows = {}
