@@ -71,9 +71,7 @@ def answer(rows: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def main() -> None:
-    p = labs.options(
-        __doc__, ("resnet8", "vww96", "mobilenet_v2"), 200, "flavour_disagreement.json", [n for n in sets.TASKS if n != "ad01"]
-    )
+    p = labs.options(__doc__, ("resnet8", "vww96", "mobilenet_v2"), 200, "flavour_disagreement.json")
     asked = p.parse_args()
     rows = {}
     for name in asked.net:

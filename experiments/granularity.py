@@ -107,7 +107,7 @@ def answer(name: str, row: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    p = labs.options(__doc__, NETS, 1000, "granularity.json")
+    p = labs.options(__doc__, NETS, 1000, "granularity.json", sets.TASKS)
     p.add_argument("--strategy", default="minmax")
     asked = p.parse_args()
     found = []

@@ -79,7 +79,8 @@ def answer(bits: int, rows: Sequence[Mapping[str, Any]]) -> str:
         return f"{bits} bits: every net is destroyed"
     counts = {s: sum(r["strategies"].get(s, {}).get("alike", False) for r in rows) for s in STRATEGIES}
     most = max(counts.values())
-    named = ", ".join(s for s in STRATEGIES if counts[s] == most)
+    good, others = ([s for s in STRATEGIES if (counts[s] == most) == so] for so in (True, False))
+    named = "all but " + ", ".join(others) if 0 < len(others) < len(good) else ", ".join(good)
     ratio = np.median([r["strategies"]["minmax"]["kl"][0] / next(iter(r["strategies"].values()))["kl"][0] for r in rows])
     return f"{bits} bits: {named} on {most} of {len(rows)} nets, minmax on {counts['minmax']} (KL {ratio:.2f} times the best's, median)"
 
