@@ -4,7 +4,7 @@ Answer, per net and bits (activations and weights alike, fake mode): each strate
 nats, and by how much it is smaller than that of min/max and larger than that of the best strategy, paired, all with two standard errors. A
 strategy is alike the best where it is behind by at most two standard errors of the paired difference. Constant: the KL of the mean float
 output; a net whose best strategy does not beat it by two standard errors is destroyed, and is not counted. All ranges come from the
-calibration set. A second run with the same settings goes on where the first stopped.
+calibration set; the moving average sees it in one order. A second run with the same settings goes on where the first stopped.
 
     QSIM_MODELS=... python experiments/strategies_by_bits.py [--net resnet8 kws vww96 mobilenet_v1] [--bits 8 6 4] [--weights BITS]
         [--samples 128] [--out FILE.json]
