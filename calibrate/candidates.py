@@ -28,8 +28,8 @@ class Candidate:
     scheme: its name. activation: the strategy of activations' ranges, a name of `strategies.TABLE` or module:function. rules: (selector,
     strategy): the last that matches a tensor goes before `activation`; a selector is "op:NAME" (what computes the tensor),
     "class:input|output|inner", "name:REGEX" or "tensor:KEY". weights: how far the codes of weights reach (`Scheme.clip`).
-    correction: as `correct` takes it, but "auto". per_channel: of weights. samples: how many of the calibration samples (0: all);
-    draw: which ones (each number another choice).
+    correction: as `correct` takes it, but "auto". per_channel: of weights. dead_range: as in `ranges`. samples: how many of the calibration
+    samples (0: all); draw: which ones (each number another choice).
     """
 
     scheme: str = "int8"
@@ -38,13 +38,14 @@ class Candidate:
     weights: str = "max"
     correction: str = "no"
     per_channel: bool = True
+    dead_range: bool = False
     samples: int = 0
     draw: int = 0
 
     def __str__(self) -> str:
         """The scheme, the strategy, and what is not as usual."""
         mixed = f" with {len(self.rules)} rule{'s'[: len(self.rules) - 1]}" if self.rules else ""
-        usual = {"weights": "max", "correction": "no", "per_channel": True, "samples": 0, "draw": 0}
+        usual = {"weights": "max", "correction": "no", "per_channel": True, "dead_range": False, "samples": 0, "draw": 0}
         rest = [f"{k}={getattr(self, k)}" for k, v in usual.items() if getattr(self, k) != v]
         return " ".join([self.scheme, self.activation + mixed, *rest])
 

@@ -22,7 +22,7 @@ STRIDE = 64  # candidates that are worked out together
 
 @dataclass(frozen=True)
 class TensorRTEntropy:
-    """The clip m of |x| at which the histogram clipped to `levels` levels is nearest to that clipped to m: argmin KL(P || Q).
+    """The clip m of |x| at which a histogram clipped there and one of `levels` levels up to there are nearest: argmin KL(P || Q).
 
     P: bins 0 .. i-1 of a histogram of |x| over [0, max |x|], what lies beyond added to the last. Q: the same bins without what lies
     beyond, in `levels` groups of equal width; a group's sum is shared by those of its bins that are not empty. Both are scaled to 1. Bin
@@ -99,7 +99,7 @@ def _times_log(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class OnnxEntropy:
-    """The clip about 0 at which a histogram merged to `levels` levels is nearest to itself, by onnxruntime's divergence.
+    """The clip about 0 at which a histogram clipped there and one of `levels` levels are nearest, as onnxruntime works it out.
 
     A histogram of x over [-m, m], m = max |x|, has an even number of `bins`. Candidates keep i bins on either side of the middle one (at
     most all), from levels / 2 on. P: their counts, what lies outside added to the end bins. Q: their counts without that, merged to

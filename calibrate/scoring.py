@@ -130,14 +130,15 @@ class Lab:
 
     def problems(self, c: Candidate) -> tuple[list[Problem], tuple[str, ...]]:
         """The candidate's estimation problems, and notes on what was assumed."""
-        key = (c.scheme, c.per_channel, c.samples, c.draw)
+        key = (c.scheme, c.per_channel, c.dead_range, c.samples, c.draw)
         if key not in self._problems:
-            self._problems[key] = estimation_problems(self.model, self.statistics(c), c.parsed, self.job.input_range)
+            declared = self.job.input_range
+            self._problems[key] = estimation_problems(self.model, self.statistics(c), c.parsed, declared, dead_range=c.dead_range)
         return self._problems[key]
 
     def ranges(self, c: Candidate, strategy: str) -> Ranges:
         """One strategy's ranges of all problems."""
-        key = (c.scheme, c.per_channel, c.samples, c.draw, strategy)
+        key = (c.scheme, c.per_channel, c.dead_range, c.samples, c.draw, strategy)
         if key not in self._ranges:
             problems, notes = self.problems(c)
             self._ranges[key] = rank(self.model, problems, [resolved(strategy)], notes)[0]

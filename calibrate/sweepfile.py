@@ -45,6 +45,7 @@ class Grid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weights: tuple[str, ...] = ("max",)
     correction: tuple[str, ...] = ("no",)
     per_channel: tuple[bool, ...] = (True,)
+    dead_range: tuple[bool, ...] = (False,)
     samples: tuple[int, ...] = (0,)
 
 
@@ -116,7 +117,7 @@ def _candidates(found: File) -> list[Candidate]:
     simulated = [f"sim:a{b}w{min(b, 8)}" for b in found.grid.bits]
     schemes = simulated if found.grid.scheme is None and simulated else [*(found.grid.scheme or ["int8"]), *simulated]
     rules = list(itertools.product(*([(axis.select, s) for s in axis.activation] for axis in found.rule)))
-    axes = {f: getattr(found.grid, f) for f in ("weights", "correction", "per_channel", "samples")}
+    axes = {f: getattr(found.grid, f) for f in ("weights", "correction", "per_channel", "dead_range", "samples")}
     activation = found.grid.activation or list(usual())
     made = [grid({"scheme": [s], "activation": activation, "rules": rules, **_legal(axes, s)}) for s in schemes]
     return list(dict.fromkeys(c for part in made for c in part))

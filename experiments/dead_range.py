@@ -2,8 +2,11 @@
 
     QSIM_MODELS=... python experiments/dead_range.py [--net blazeface_front_f32 ...] [--samples 40]
 
-Answer: see `results/dead_range.json`: SQNR in dB against the float net, per output, on samples that no range was made from; int8 in exact
-integer mode, 6 bits in fake mode; `groups` is how many ranges became narrower.
+Answer: at int8 0.5 to 1.5 dB at the outputs of blazeface_front (17 of its ranges end at 0 in front of RELU) and 1.0 and 0.2 to 0.3 dB at
+those of dtln_1 (LOGISTIC), by min/max and by MSE alike; nothing where readers use all that is there (transformers: TANH is never reached
+so far out). At 6 bits min/max gains (1.1 and 2 dB), MSE, which clips by itself, loses at outputs that are mostly noise.
+`results/dead_range.json`: SQNR in dB against the float net, per output, on samples that no range was made from; int8 in exact integer mode,
+6 bits in fake mode; `narrowed` is how many ranges changed.
 """
 
 from __future__ import annotations

@@ -2,9 +2,11 @@
 
     QSIM_MODELS=... python experiments/weight_rules.py [--net resnet8 ...] [--samples 500]
 
-Answer: see `results/weight_rules.json`: output KL (nats; ad01: SQNR in dB) against the float net and top-1 on test samples. Ranges of
-activations are min/max of the calibration set; int8 and int8w4 in exact integer mode, 3 bits of weights in fake mode. "nearest" and
-"sum" are the roundings of the weights (`Scheme.rounding`).
+Answer: not at 8 bits. At 4 bits a little (ad01 22.3 -> 23.8 dB by MSE, resnet8 0.42 -> 0.39 nats by OCTAV, kws even), at 3 bits much where
+the net survives (resnet8 2.2 -> 0.8 nats, kws 0.55 -> 0.29), though not on ad01 (19.3 -> 18.7 dB); with weights rounded so that their sum
+stays. How they are rounded matters more than where they are clipped. `results/weight_rules.json`: output KL (nats; ad01: SQNR in dB)
+against the float net and top-1 on test samples; ranges of activations are min/max of the calibration set; int8 and int8w4 in exact integer
+mode, 3 bits of weights in fake mode; "nearest" and "sum" are the roundings of the weights (`Scheme.rounding`).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import sets
 from realdata import net
 
@@ -24,7 +27,7 @@ import qsim
 from calibrate import evaluation
 from qsim.scheme import scheme_named
 
-RULES = ("max", "mse", "octav", "percentile:99.9")
+RULES = ("max", "mse", "octav", "percentile:99")
 SCHEMES = ("int8", "int8w4", "sim:a8w3")
 RESULTS = Path(__file__).parent / "results" / "weight_rules.json"
 
@@ -34,7 +37,8 @@ def rows(name: str, samples: int) -> Iterator[dict[str, Any]]:
     model, (seen, _), (x, labels) = net(task.net), sets.load(task.calibration), sets.load(task.test)
     if name == "ad01":
         seen, x, labels = seen.reshape(-1, seen.shape[-1])[::20], x.reshape(-1, x.shape[-1])[::17], None
-    x, labels = x[:samples], None if labels is None else labels[:samples]
+    kept = np.linspace(0, len(x) - 1, min(samples, len(x))).astype(int)
+    x, labels = x[kept], None if labels is None else labels[kept]
     stats, reference = calibrate.observe(model, seen[:500], sequence=False), model.function("float").batch(x)[0].reshape(len(x), -1)
     for scheme in map(scheme_named, SCHEMES):
         ranges, run = calibrate.ranges(model, stats, "minmax", scheme, task.domain), None

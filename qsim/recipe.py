@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from . import foreign
 from .errors import BadRange, BadRecipe
 from .graph import Graph, Model, Node, QParams
 from .patterns import require_quick
+from .schema import schema
 from .scheme import FLOAT32, Scheme, scheme_named
 from .types import code_range
 
@@ -165,12 +167,20 @@ def _border(rules: Iterable[Rule], side: str) -> str | None:
 def _rule(entry: Any, where: str, limits: Limits) -> Rule:
     keys = ("regex", "operation", "op", "index", "scheme", "algorithm_key", "op_config")
     _require_keys(entry, keys, where)
-    op = str(entry.get("op", entry.get("operation", ANY)))
-    op, regex = foreign.OTHER_NAMES.get(op, op), _regex(entry.get("regex", ".*"), where)
+    op, regex = _op(str(entry.get("op", entry.get("operation", ANY))), where), _regex(entry.get("regex", ".*"), where)
     if "scheme" in entry:
         return Rule(_scheme(entry["scheme"], where), regex, op, entry.get("index"))
     scheme = _at(where, foreign.scheme_of, entry)
     return Rule(scheme, regex, op, entry.get("index"), limits(entry, scheme) if op == ANY else None)
+
+
+def _op(name: str, where: str) -> str:
+    """The schema's name of an op. *Raises*: BadRecipe with the nearest names."""
+    name, known = foreign.OTHER_NAMES.get(name, name), {*schema().enums["BuiltinOperator"], *BORDER, ANY}
+    if name not in known and not name.startswith("CUSTOM"):  # CUSTOM:name here, CUSTOM_OP in ai-edge-quantizer
+        near = ", ".join(get_close_matches(name, sorted(known), n=3))
+        raise BadRecipe("no such op", where=where, found=name, hint=f"Nearest: {near}" if near else "As `qsim inspect` names them")
+    return name
 
 
 def _scheme(value: Any, where: str) -> Scheme:

@@ -46,7 +46,8 @@ def names() -> list[str]:
 @pytest.mark.parametrize("name", names())
 def test_every_strategy_gives_a_range_at_every_width(name):
     for x in (*samples().values(), -samples()["relu"], np.zeros(40, np.float32)):
-        d = replace(of(x), sequence=np.tile([[x.min(), x.max()]], (40, 1)))
+        d = of(x)
+        d = replace(d, sequence=np.tile([[x.min(), x.max()]], (40, 1)), importance=d.weight * np.abs(d.lower))
         for type_name in TYPES:
             low, high = parse(name, type_name)(d)
             assert np.isfinite((low, high)).all() and low <= 1e-30 and high >= 0
@@ -176,7 +177,8 @@ def test_a_moving_average_of_batches_is_that_of_their_extremes():
 def test_distributions_of_sizes_and_histograms_keep_every_element(n):
     for x in samples(n).values():
         d = of(x)
-        size, top = absolute(d), float(np.abs(x).max())
+        size, top = absolute(replace(d, importance=2 * d.weight)), float(np.abs(x).max())
+        assert (size.importance == 2 * size.weight).all()
         assert size.total == d.total == n and size.max == top and (np.diff(size.lower) > 0).all()
         assert nonzero(d).total == (x != 0).sum()
         assert deviations(d, 0.5) == pytest.approx((np.abs(x - 0.5).mean(), ((x - 0.5) ** 2).mean()), rel=2e-3)

@@ -181,6 +181,7 @@ def test_toml_says_the_same(tmp_path):
         ('{"rules": [{"scheme": "int9"}]}', "no such scheme.*int9.*int16x8"),
         ('{"rules": [{"scheme": {"bits": 3}}]}', "no such axis.*bits"),
         ('[{"regex": "("}]', "regular expression"),
+        ('{"rules": [{"op": "CONV2D", "scheme": "int8"}]}', "rule 1.*no such op; found CONV2D.*Nearest: CONV_2D"),
         ('{"tensors": [{"name": "x"}]}', "range or a scale"),
         ('{"tensors": [{"name": "x", "range": [1]}]}', "pair"),
         ("[", "cannot be read"),

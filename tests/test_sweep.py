@@ -21,6 +21,7 @@ from calibrate.strategies import candidates
 from calibrate.sweeper import Search, run_sweep, sweep
 from qsim.errors import BadData, BadRecipe
 from qsim.function import Function
+from qsim.writer import to_bytes
 
 SEARCH = Search(shortlist=3, rounds=2, final=2, draws=2)
 SMALL = grid({"scheme": ["int8", "sim:a4w4"], "activation": ["minmax", "mse", "percentile:99.9", "percentile:99"]})
@@ -129,6 +130,17 @@ def test_descent_needs_many_samples_and_is_never_worse(job, tmp_path):
     found = run_sweep(large, SMALL[4:], replace(SEARCH, descent=2)).best()
     start = next(s for s in found.scores if not s.candidate.rules)
     assert found.scores[0].mean <= start.mean and "got a strategy of their own" in found.notes[0]
+
+
+def test_axes_reach_the_model(job):
+    lab = lab_of(job)
+    base = lab.made(Candidate("int8w4"))
+    changed = [
+        Candidate("int8w4", **{axis: value})
+        for axis, value in (("weights", "mse"), ("per_channel", False), ("samples", 4), ("activation", "mse"))
+    ]
+    assert all(to_bytes(lab.made(c)) != to_bytes(base) for c in changed)
+    assert lab.problems(Candidate(dead_range=True)) is not lab.problems(Candidate())
 
 
 def test_labels_can_be_the_objective(job):

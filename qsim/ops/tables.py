@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import fixed16
+from .. import fixed16, libm
 from ..errors import Invalid, Unsupported
 from ..fixed import lookup, round_away
 from ..graph import Options
@@ -29,19 +28,19 @@ def _sigmoid_xnnpack(x: np.ndarray, site: Site) -> np.ndarray:
 
 
 def _sigmoid(x: np.ndarray, site: Site) -> np.ndarray:
-    return f32(1) / (f32(1) + np.exp(-x.astype(np.float64)).astype(f32))
+    return f32(1) / (f32(1) + libm.expf(-x))
 
 
 def _tanh(x: np.ndarray, site: Site | None = None) -> np.ndarray:
-    return np.tanh(x.astype(np.float64)).astype(f32)
+    return libm.tanhf(x)
 
 
 def _elu(x: np.ndarray, site: Site) -> np.ndarray:
-    return np.where(x < 0, np.expm1(x.astype(np.float64)).astype(f32), x)
+    return np.where(x < 0, libm.expm1f(x), x)
 
 
 def _exp(x: np.ndarray, site: Site) -> np.ndarray:
-    return np.exp(x.astype(np.float64)).astype(f32)
+    return libm.expf(x)
 
 
 def _log(x: np.ndarray, site: Site) -> np.ndarray:
@@ -57,15 +56,12 @@ def reciprocal_root(x: np.ndarray, site: Site) -> np.ndarray:
     return np.where(x <= 0, highest, f32(1) / np.sqrt(np.where(x <= 0, f32(1), x)))
 
 
-_erfc = np.vectorize(math.erfc, otypes=[np.float64])
-
-
 def _gelu(x: np.ndarray, site: Site) -> np.ndarray:
     """0.5 x erfc(-x / sqrt(2)), or 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) if approximate; each step float32."""
     if site.options.get("approximate", False):
         cubed = f32(0.044715) * x * x * x
         return f32(0.5) * x * (f32(1) + _tanh(f32(0.7978845608) * (x + cubed)))
-    return f32(0.5) * x * _erfc((x * f32(-0.7071067811865476)).astype(np.float64)).astype(f32)
+    return f32(0.5) * x * libm.erfcf(x * f32(-0.7071067811865476))
 
 
 # ---------------------------------------------------------------- 8 bits: 256 entries
