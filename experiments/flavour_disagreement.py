@@ -60,11 +60,8 @@ def print_row(name: str, row: Mapping[str, Any]) -> None:
 
 
 def answer(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    worst = {name: max(row["pairs"].items(), key=lambda p: p[1]["differ"]) for name, row in rows.items()}
-    told = [
-        f"{name} up to {d['differ']:.1%} of the outputs differ, by up to {d['most_steps']} steps ({pair})"
-        for name, (pair, d) in worst.items()
-    ]
+    worst = {name: [max(d[k] for d in row["pairs"].values()) for k in ("differ", "most_steps")] for name, row in rows.items()}
+    told = [f"{name} up to {share:.1%} of the outputs differ, by up to {steps} steps" for name, (share, steps) in worst.items()]
     agreed = min(d["agreement"] for row in rows.values() for d in row["pairs"].values())
     moved = max(abs(d["drop_points"]) for row in rows.values() for d in row["pairs"].values())
     return f"{'; '.join(told)}; the top class agrees in at least {agreed:.1%}, top-1 moves by at most {moved:.2f} points"

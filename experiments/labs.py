@@ -13,7 +13,7 @@ import numpy as np
 import sets
 
 from calibrate.candidates import Candidate, normal
-from calibrate.evaluation import standard_error
+from calibrate.evaluation import divergences, standard_error
 from calibrate.scoring import VERSION, Job, Lab, Unit, lab_of
 
 RESULTS = Path(__file__).parent / "results"
@@ -44,6 +44,11 @@ def lab(name: str, samples: int, folder: Path, gradients: int = 0) -> Lab:
 def losses(found: Lab, c: Candidate, split: str = "test") -> np.ndarray:
     """(samples,) a candidate's loss on each sample of a split."""
     return found.score(Unit(normal(c).text, split, 0, len(found.hashes[split])))["loss"]
+
+
+def constants(reference: np.ndarray) -> np.ndarray:
+    """(samples,) the KL of an output that does not depend on the input: the mean of the float net's."""
+    return divergences(reference, np.broadcast_to(reference.mean(axis=0), reference.shape))
 
 
 def mean_error(values: np.ndarray) -> tuple[float, float]:

@@ -22,7 +22,6 @@ import labs
 import numpy as np
 
 from calibrate.candidates import Candidate
-from calibrate.evaluation import divergences
 from calibrate.scoring import Lab
 from calibrate.strategies import candidates
 from qsim.errors import QsimError
@@ -44,17 +43,12 @@ def measured(lab: Lab, scheme: str) -> dict[str, Any]:
         except QsimError as fault:
             failed[strategy] = str(fault)
     order = sorted(found, key=lambda s: found[s].mean())
-    best, constant = found[order[0]], constants(lab.reference("test")[0])
+    best, constant = found[order[0]], labs.constants(lab.reference("test")[0])
     gain = labs.mean_error(constant - best)
     return {
         "strategies": {s: figures(found[s], found["minmax"], best) for s in order}, "failed": failed, "measure": lab.measure,
         "constant": float(constant.mean()), "destroyed": gain[0] <= gain[1],
     }  # fmt: skip
-
-
-def constants(reference: np.ndarray) -> np.ndarray:
-    """(samples,) the KL of an output that does not depend on the input: the mean of the float net's."""
-    return divergences(reference, np.broadcast_to(reference.mean(axis=0), reference.shape))
 
 
 def figures(losses: np.ndarray, minmax: np.ndarray, best: np.ndarray) -> dict[str, Any]:
