@@ -28,12 +28,14 @@ class ByChannel:
 
     def __init__(self, model: Model, tensors: Sequence[int]):
         self.tensors = tuple(tensors)
-        self.function = Function(model, "float", "xnnpack", taps=self.tensors)
+        self.function = Function(model, "float", "xnnpack", taps=self.tensors) if self.tensors else None
         self.found: dict[int, tuple[Sketch, ...]] = {}
 
     def add(self, arrays: Sequence[np.ndarray]) -> None:
         """Count samples in: (n, *shape) of each model input."""
-        for first in range(0, len(arrays[0]) if self.tensors else 0, PART):
+        if self.function is None:
+            return
+        for first in range(0, len(arrays[0]), PART):
             taps = self.function.run_samples(self.function.params, *(a[first : first + PART] for a in arrays))[1]
             for t in self.tensors:
                 rows = np.moveaxis(np.asarray(taps[t]), -1, 0)

@@ -19,11 +19,15 @@ Pair = tuple[float, float]  # (scale, zero point) as they are stored: a float32 
 
 @dataclass(frozen=True, eq=False)
 class Mesh:
-    """A distribution laid out for evaluation: points at (K,), or contiguous intervals between edges at (K+1,); weight (K,)."""
+    """A distribution laid out for evaluation: points at (K,), or contiguous intervals between edges at (K+1,); weight (K,).
+
+    spikes: points besides intervals, as RELU6 gives at 6.
+    """
 
     at: np.ndarray
     weight: np.ndarray
     points: bool
+    spikes: Mesh | None = None
 
     @cached_property
     def drop(self) -> np.ndarray:
@@ -45,7 +49,9 @@ def mesh(d: Distribution, bits: int = 6, octaves: int = 12) -> Mesh:
     edges = np.concatenate([-_side(-d.min, top, bits, octaves)[::-1], [0.0], _side(d.max, top, bits, octaves)])
     middle = 0.5 * (d.lower + d.upper)
     where = np.clip(np.searchsorted(edges, middle, side="right") - 1, 0, len(edges) - 2)
-    return Mesh(edges, np.bincount(where, weights=np.where(middle == 0.0, 0.0, d.weight), minlength=len(edges) - 1), False)
+    flat = d.lower == d.upper
+    spikes = Mesh(middle[flat], np.where(middle == 0.0, 0.0, d.weight)[flat], True)
+    return Mesh(edges, np.bincount(where, weights=np.where(flat, 0.0, d.weight), minlength=len(edges) - 1), False, spikes)
 
 
 def _side(end: float, top: float, bits: int, octaves: int) -> np.ndarray:
@@ -78,7 +84,8 @@ def losses(m: Mesh, pairs: Sequence[Pair] | np.ndarray, type_name: str, powers: 
     with np.errstate(divide="ignore"):
         log = np.log(np.abs(error))
     sums = _point_sums(m, log, powers) if m.points else _interval_sums(m, error, steps, log, powers) * scale[:, 0]
-    return sums * scale[:, 0] ** np.array(powers, np.float64)[:, None]
+    found = sums * scale[:, 0] ** np.array(powers, np.float64)[:, None]
+    return found if m.spikes is None or not m.spikes.weight.any() else found + losses(m.spikes, pairs, type_name, powers)
 
 
 def _point_sums(m: Mesh, log: np.ndarray, powers: Sequence[float]) -> np.ndarray:

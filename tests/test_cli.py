@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import small
 
+import calibrate
 import qsim
 from qsim_cli import app, main, screen
 
@@ -437,6 +438,13 @@ def test_the_declared_range_is_the_inputs(capsys, here):
     x = np.load("floats.npz")["x"]
     assert done["ranges"]["image"] == [float(x.min()), float(x.max())]
     assert any("--input-range" in note for note in done["assumed"])
+
+
+def test_fisher_takes_gradients_in_its_pass(capsys, here):
+    done = result(capsys, "calibrate", "net.tflite", "--data", "data.npz", "-o", "r.json", "--force", "--strategy", "fisher", *AFFINE)
+    x = np.load("data.npz")["x"] / np.float32(64) - 2
+    stats = calibrate.observe(qsim.load("net.tflite"), x, gradients=1)
+    assert tuple(done["ranges"]["hidden"]) == calibrate.ranges(qsim.load("net.tflite"), stats, "fisher")["hidden"]
 
 
 def test_a_strategy_of_the_users_own(capsys, here):

@@ -280,3 +280,15 @@ def test_problems_are_shared_by_several_strategies():
     assert [p.group for p in problems] == list(layout(MODEL).groups)
     names = ["minmax", "mse:p=3", "percentile:99.9"]
     assert several(MODEL, stats, names) == [ranges(MODEL, stats, n) for n in names]
+
+
+def test_mass_at_the_end_of_a_fused_activation_is_seen():
+    x = np.clip(np.random.default_rng(3).normal(size=(100, 400)) * 4, 0, 6).astype(np.float32)
+    low, high = Mse()(of(x))
+    raw = x.ravel().astype(np.float64)
+
+    def loss(scale: float) -> float:
+        return float(((raw - scale * np.clip(np.rint(raw / scale), 0, 255)) ** 2).sum())
+
+    best = min(loss(6 / 255 * f) for f in np.linspace(0.9, 1.1, 401))
+    assert low == 0 and loss(affine(low, high, "int8")[0]) <= 1.03 * best
