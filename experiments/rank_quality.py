@@ -14,12 +14,12 @@ import json
 import tempfile
 from pathlib import Path
 
+import labs
 import numpy as np
-import sets
 
 from calibrate.candidates import Candidate, normal
 from calibrate.ranking import table, totals
-from calibrate.scoring import Job, Lab, Unit, lab_of
+from calibrate.scoring import Lab
 from calibrate.strategies import candidates
 from calibrate.sweeper import Search, shortlist
 
@@ -27,19 +27,6 @@ RESULTS = Path(__file__).parent / "results" / "rank_quality.json"
 SEED = 7
 COMPARED = 50  # allocations whose KL on the test samples is compared with their proxies
 STRATEGIES = (*candidates(), "percentile:99", "aciq", "fisher")
-
-
-def lab(name: str, samples: int, folder: Path) -> Lab:
-    """The calibration set to calibrate on, and two disjoint parts of the test set."""
-    task = sets.TASKS[name]
-    (fit, _), (x, _) = sets.load(task.calibration), sets.load(task.test)
-    x = x[np.random.default_rng(SEED).permutation(len(x))[: 2 * samples]]
-    paths = []
-    for part, values in (("calibrate", fit), ("select", x[: len(x) // 2]), ("test", x[len(x) // 2 :])):
-        paths.append(folder / f"{name}-{part}.npz")
-        np.savez(paths[-1], x=values)
-    net = sets.root() / "nets" / f"{task.net}.tflite"
-    return lab_of(Job(str(net), tuple(map(str, paths)), input_range=task.domain, gradients=4))
 
 
 def allocations(lab: Lab, scheme: str, count: int) -> list[Candidate]:
@@ -55,8 +42,7 @@ def allocations(lab: Lab, scheme: str, count: int) -> list[Candidate]:
 
 def measured(lab: Lab, found: list[Candidate], split: str) -> np.ndarray:
     """(candidates,) mean loss."""
-    n = len(lab.hashes[split])
-    return np.array([lab.score(Unit(c.text, split, 0, n))["loss"].mean() for c in found])
+    return np.array([labs.losses(lab, c, split).mean() for c in found])
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
@@ -93,7 +79,7 @@ def main() -> None:
     rows = json.loads(args.out.read_text()) if args.out.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         for name in args.net:
-            found = lab(name, args.samples, Path(folder))
+            found = labs.lab(name, args.samples, Path(folder), gradients=4)
             for bits in args.bits:
                 row = rows[f"{name} {bits}"] = compared(found, bits, args.random)
                 told = {k: round(v, 3) for k, v in row["spearman"].items()}
