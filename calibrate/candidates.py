@@ -13,6 +13,7 @@ from typing import Any
 from qsim.errors import BadRecipe
 from qsim.graph import Graph
 from qsim.scheme import Scheme, scheme_named
+from qsim.weightclip import require_rule
 
 from .correcting import HOW
 from .strategies import TABLE, Strategy, canonical
@@ -104,7 +105,7 @@ def grid(axes: Mapping[str, Sequence[Any]]) -> list[Candidate]:
 
     *Raises*: BadRecipe for an axis that is not known or empty, and for values that mean nothing.
     """
-    names = [f.name for f in fields(Candidate)]
+    names = [f.name for f in fields(Candidate) if f.name != "draw"]
     for name, values in axes.items():
         if name not in names:
             raise BadRecipe("unknown axis", found=name, expected=", ".join(names))
@@ -124,6 +125,7 @@ def checked(c: Candidate) -> Candidate:
         raise BadRecipe("counts start at 0", where="axes 'samples' and 'draw'", found=(c.samples, c.draw))
     for selector, _ in c.rules:
         selected(selector)
+    require_rule(c.weights)
     return c
 
 
@@ -150,12 +152,14 @@ def strategy_for(c: Candidate, graph: Graph, group: Sequence[int]) -> str:
     """The strategy of tensors that share a range: the last rule that matches one of them, else the candidate's."""
     found = c.activation
     for selector, strategy in c.rules:
-        if any(_matches(graph, t, *selected(selector)) for t in group):
+        if any(matches(graph, t, selector) for t in group):
             found = strategy
     return found
 
 
-def _matches(graph: Graph, t: int, kind: str, value: str) -> bool:
+def matches(graph: Graph, t: int, selector: str) -> bool:
+    """Whether a selector means a tensor (by index)."""
+    kind, value = selected(selector)
     if kind == "op":
         return t in graph.producer and graph.nodes[graph.producer[t]].op == value
     if kind == "class":

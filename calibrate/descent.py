@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import NormalDist
 
 import numpy as np
 
@@ -21,8 +22,8 @@ def descend(desk: Desk, start: Score, strategies: Sequence[str], tensors: int, o
     """(the best candidate found, what was done in words).
 
     The `tensors` problems with the largest rounding error under the start, in that order, try every other strategy on the whole select
-    split;
-    the best one is taken where its mean paired gain is above one standard error. One round; *Domain*: at least FEWEST samples.
+    split; the best one is taken where its mean paired gain is more than the best of so many equals would show once in twenty. One round;
+    *Domain*: at least FEWEST samples.
     """
     count, groups = len(desk.lab.splits["select"]), desk.lab.splits["select"].groups
     best, taken = start, 0
@@ -32,9 +33,14 @@ def descend(desk: Desk, start: Score, strategies: Sequence[str], tensors: int, o
         found = [s for s in halving.scores(desk, tried, "select", halving.bounds(count, 1), objective, draws) if not s.failed]
         challenger = min(found, key=lambda s: s.mean, default=best)
         gain = best.losses - challenger.losses
-        if gain.mean() > standard_error(gain, groups):
+        if gain.mean() > _threshold(len(found)) * standard_error(gain, groups):
             best, taken = challenger, taken + 1
     return best, f"descent: {taken} of {len(order)} tensors got a strategy of their own"
+
+
+def _threshold(tried: int) -> float:
+    """In standard errors: what the best of so many equals exceeds once in twenty."""
+    return NormalDist().inv_cdf(1 - 0.05 / max(tried, 1))
 
 
 def _largest(desk: Desk, c: Candidate, strategies: Sequence[str]) -> list[int]:

@@ -10,11 +10,13 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from qsim.errors import QsimError
+from qsim.errors import BadData, QsimError
 
+from .candidates import of_text
 from .scoring import VERSION, Lab, Unit, part_of, scored
 from .store import Row, Store
 
@@ -23,6 +25,17 @@ RETRIES = 2
 IN_FLIGHT = 64  # units that an executor holds at once
 
 Pool = Executor | Callable[[], Executor]
+
+
+Answer = Future[tuple[str, dict[str, np.ndarray]]]
+
+
+class Flight(NamedTuple):
+    """A unit that an executor holds; alone: it was a suspect, and nothing else was in flight with it."""
+
+    unit: Unit
+    alone: bool
+    pool: Executor | None
 
 
 @dataclass
@@ -51,7 +64,6 @@ class Desk:
         self.count, self._told, self._known = Count(), done, dict[Unit, Row]()
         self._pool = pool if isinstance(pool, Executor) else None
         self._fresh = None if isinstance(pool, Executor) else pool
-        self._room = IN_FLIGHT
 
     def results(self, units: Sequence[Unit]) -> dict[Unit, Row]:
         """The rows of units, from the store or computed; without those of other workers that are not there yet."""
@@ -97,7 +109,7 @@ class Desk:
             except QsimError as fault:
                 return self._failed(unit, fault)
             except Exception as fault:
-                log.warning("%s: %s: %s", unit.candidate, type(fault).__name__, fault)
+                log.warning("%s: %s: %s", of_text(unit.candidate), type(fault).__name__, fault)
                 if not left:
                     return self._failed(unit, fault)
         raise AssertionError
@@ -105,51 +117,60 @@ class Desk:
     def _elsewhere(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, Row]]:
         """Each unit's row, in the order in which they come."""
         tries = dict.fromkeys(units, 0)
-        waiting, flying = list(reversed(units)), dict[Future[dict[str, np.ndarray]], Unit]()
+        waiting, flying = list(reversed(units)), dict[Answer, Flight]()
+        suspects: set[Unit] = set()  # in flight when an executor broke: they go alone, so that it is known who breaks it
         while waiting or flying:
-            while waiting and len(flying) < self._room:
+            while waiting and len(flying) < (1 if suspects else IN_FLIGHT):
                 unit = waiting.pop()
-                flying[self._submitted(unit)] = unit
+                answer = self._submitted(unit)
+                flying[answer] = Flight(unit, not flying and unit in suspects, self._pool)
             done, _ = wait(flying, self.patience, FIRST_COMPLETED)
-            for future in done or list(flying):
-                unit = flying.pop(future)
-                row = self._landed(unit, future, tries)
+            for answer in done or list(flying):
+                flight = flying.pop(answer)
+                row, broke = self._landed(flight, answer, tries)
+                suspects = suspects | {flight.unit} if broke else suspects - {flight.unit}
                 if row is None:
-                    waiting.append(unit)
+                    waiting.append(flight.unit)
                 else:
-                    yield unit, row
+                    suspects.discard(flight.unit)
+                    yield flight.unit, row
 
-    def _submitted(self, unit: Unit) -> Future[dict[str, np.ndarray]]:
+    def _submitted(self, unit: Unit) -> Answer:
         if self._pool is None:
             assert self._fresh is not None
             self._pool = self._fresh()
         return self._pool.submit(scored, self.lab.job, unit)
 
-    def _landed(self, unit: Unit, future: Future[dict[str, np.ndarray]], tries: dict[Unit, int]) -> Row | None:
-        """The row of a unit whose worker answered, or None where it is to be tried again."""
+    def _landed(self, flight: Flight, answer: Answer, tries: dict[Unit, int]) -> tuple[Row | None, bool]:
+        """(the row of a unit whose worker answered, or None where it is to be tried again, whether the executor broke)."""
+        unit, broke = flight.unit, False
         try:
-            if not future.done():
-                future.cancel()
-                raise TimeoutError(f"no answer for {self.patience:g} s")
-            row = self._row(unit, future.result())
-            self._room = IN_FLIGHT
-            return row
+            return self._answered(unit, answer), False
         except QsimError as fault:
-            return self._failed(unit, fault)
+            return self._failed(unit, fault), False
         except Exception as fault:
-            log.warning("%s: %s: %s", unit.candidate, type(fault).__name__, fault)
-            tries[unit] += 1 if not isinstance(fault, BrokenExecutor) else self._mended(fault)
-            return self._failed(unit, fault) if tries[unit] > RETRIES else None
+            log.warning("%s: %s: %s", of_text(unit.candidate), type(fault).__name__, fault)
+            if broke := isinstance(fault, BrokenExecutor):
+                self._give_up(flight, fault)
+            tries[unit] += flight.alone or not broke
+            return (self._failed(unit, fault) if tries[unit] > RETRIES else None), broke
 
-    def _mended(self, fault: BrokenExecutor) -> bool:
-        """A broken executor is given up; where it was made here, the next unit gets a new one, alone until one succeeds: then it is
-        known who breaks it. Gives whether the unit was alone. *Raises*: the fault, where the executor is the caller's."""
+    def _answered(self, unit: Unit, answer: Answer) -> Row:
+        if not answer.done():
+            answer.cancel()
+            raise TimeoutError(f"no answer for {self.patience:g} s")
+        key, arrays = answer.result()
+        if key != self.lab.key(unit):
+            raise BadData("a worker saw another model, other data, strategies or versions", hint="Let nothing change while a sweep runs")
+        return self._row(unit, arrays)
+
+    def _give_up(self, flight: Flight, fault: Exception) -> None:
+        """A broken executor that was made here is replaced when the next unit goes. *Raises*: the fault, where it is the caller's."""
         if self._fresh is None:
             raise fault
-        if self._pool is not None:
+        if self._pool is not None and self._pool is flight.pool:
             self._pool.shutdown(wait=False, cancel_futures=True)
-        alone, self._pool, self._room = self._room == 1, None, 1
-        return alone
+            self._pool = None
 
     def _row(self, unit: Unit, arrays: dict[str, np.ndarray]) -> Row:
         n = unit.stop - unit.start

@@ -27,7 +27,7 @@ from qsim.reader import load
 from . import evaluation
 from .archive import load_statistics
 from .candidates import Candidate, is_own, normal, of_text, resolved, strategies_of, strategy_for
-from .choosing import loss_of
+from .choosing import from_softmax, loss_of
 from .correcting import corrected
 from .data import Data, open_data
 from .feeding import admit, feed
@@ -35,7 +35,7 @@ from .folding import Wanted
 from .observer import observe_fed
 from .ranging import Problem, Ranges, estimation_problems, rank
 from .splits import PARTS, SHARES, Splits, contents, given_splits, three_way
-from .statistics import Statistics, add_fingerprints, model_hash
+from .statistics import Statistics, model_hash
 from .strategykey import strategy_key
 
 VERSION = f"qsim {__version__}, numerics {NUMERICS}"
@@ -82,10 +82,15 @@ class Lab:
     def __init__(self, model: Model, splits: Splits, job: Job):
         self.model, self.job = model, job
         self.words, self.hash = splits.words, model_hash(model)
+        require_samples(splits)
         self.splits, self.hashes = _shuffled(model, splits, job.seed)
-        seen = [add_fingerprints(h) for h in self.hashes.values()]
-        self.fingerprint = _digest([*seen, job.seed, job.input_range, job.task, job.gradients])
+        ends = None if job.input_range is None else tuple(map(float, job.input_range))
+        self._seen = [ends, job.task, job.gradients, *(_kind(d) for d in self.splits.values())]
+        seen = [_digest([f"{h:032x}" for h in known]) for known in self.hashes.values()]
+        self.fingerprint = _digest([*seen, *self._seen, job.label_offset, *(_labels(d) for d in self.splits.values())])
         self.measure, self._loss = loss_of(model.graph, job.task)
+        self.is_soft = from_softmax(model.graph, model.graph.outputs[0])
+        self.notes: list[str] = []
         self._functions: list[Function] = []
         self._correctors: list[Function] = []
         self._float: Function | None = None
@@ -93,7 +98,7 @@ class Lab:
         self._statistics: dict[tuple[int, int], Statistics] = {}
         self._problems: dict[tuple[Any, ...], tuple[list[Problem], tuple[str, ...]]] = {}
         self._ranges: dict[tuple[Any, ...], Ranges] = {}
-        self._made: tuple[str, Model] | None = None
+        self._made: tuple[list[str], Model] | None = None
 
     @property
     def compiles(self) -> int:
@@ -102,8 +107,7 @@ class Lab:
 
     def key(self, unit: Unit) -> str:
         """The key of a unit's result: SHA-256 of all that the result depends on."""
-        own = [strategy_key(resolved(s)) for s in strategies_of([of_text(unit.candidate)]) if is_own(s)]
-        return _digest([self.hash, unit.candidate, *own, self.fingerprint, VERSION, part_of(unit)])
+        return _digest([self.hash, *_meaning(of_text(unit.candidate)), self.fingerprint, VERSION, part_of(unit)])
 
     # ranges
 
@@ -117,16 +121,24 @@ class Lab:
     def _observed(self, samples: int, draw: int) -> Statistics:
         rows = chosen_samples(self.hashes["calibrate"], samples, draw)
         data = self.splits["calibrate"].take(rows)
-        seen = [add_fingerprints(self.hashes["calibrate"][r] for r in rows), self.job.gradients, self.job.task]
-        name = _digest([self.hash, *seen, VERSION])[:32]
+        name = _digest([self.hash, [f"{self.hashes['calibrate'][r]:032x}" for r in rows], *self._seen, VERSION])[:32]
         path = Path(self.job.kept) / f"statistics-{name}.npz"
         if self.job.kept and path.exists():
             return load_statistics(path)
-        wanted = Wanted(gradients=self.job.gradients, task=self.job.task)
-        found = observe_fed(self.model, feed(self.model, data), data.scaling, wanted)
+        found = self._passed(data)
         if self.job.kept:
             found.save(path, force=True)
         return found
+
+    def _passed(self, data: Data) -> Statistics:
+        """With gradients where the model has any."""
+        try:
+            return observe_fed(self.model, feed(self.model, data), data.scaling, Wanted(gradients=self.job.gradients, task=self.job.task))
+        except Unsupported as fault:
+            if not self.job.gradients:
+                raise
+            self.notes.append(f"ranked without gradients: {fault}")
+            return observe_fed(self.model, feed(self.model, data), data.scaling, Wanted(task=self.job.task))
 
     def problems(self, c: Candidate) -> tuple[list[Problem], tuple[str, ...]]:
         """The candidate's estimation problems, and notes on what was assumed."""
@@ -138,10 +150,11 @@ class Lab:
 
     def ranges(self, c: Candidate, strategy: str) -> Ranges:
         """One strategy's ranges of all problems."""
-        key = (c.scheme, c.per_channel, c.dead_range, c.samples, c.draw, strategy)
+        rule = resolved(strategy)
+        key = (c.scheme, c.per_channel, c.dead_range, c.samples, c.draw, strategy_key(rule) if is_own(strategy) else strategy)
         if key not in self._ranges:
             problems, notes = self.problems(c)
-            self._ranges[key] = rank(self.model, problems, [resolved(strategy)], notes)[0]
+            self._ranges[key] = rank(self.model, problems, [rule], notes)[0]
         return self._ranges[key]
 
     def allotted(self, c: Candidate) -> Ranges:
@@ -166,14 +179,14 @@ class Lab:
     def score(self, unit: Unit) -> dict[str, np.ndarray]:
         """Per-sample results (stop - start,): "loss" (`measure`), and with labels "task" and "right" (see `_labelled`)."""
         c = normal(of_text(unit.candidate))
-        if self._made is None or self._made[0] != unit.candidate:
-            self._made = unit.candidate, self.made(c)
+        if self._made is None or self._made[0] != _meaning(c):
+            self._made = _meaning(c), self.made(c)
         data = self.splits[unit.split]
         arrays = _read(self.model, data, unit.start, unit.stop)
         outputs = self._run(self._made[1], arrays, "fake" if c.parsed.is_simulated else "integer")
         found = {"loss": self._losses(unit, outputs)}
         if data.labels is not None:
-            found |= _labelled(outputs[0], data.labels[unit.start : unit.stop], self.measure == "kl", self.job.label_offset)
+            found |= _labelled(outputs[0], data.labels[unit.start : unit.stop], self.is_soft, self.job.label_offset)
         if not all(np.isfinite(x).all() for x in found.values()):
             raise BadData("the score is not finite", where=str(c))
         return found
@@ -183,7 +196,7 @@ class Lab:
         data = self.splits[split]
         if data.labels is None:
             return {}
-        return _labelled(self.reference(split)[0], data.labels, self.measure == "kl", self.job.label_offset)
+        return _labelled(self.reference(split)[0], data.labels, self.is_soft, self.job.label_offset)
 
     def reference(self, split: str) -> tuple[np.ndarray, ...]:
         """The float model's outputs on a split; held in memory."""
@@ -245,9 +258,10 @@ def samples_of(lab: Lab, split: str, start: int, stop: int) -> tuple[np.ndarray,
     return _read(lab.model, lab.splits[split], start, stop)
 
 
-def scored(job: Job, unit: Unit) -> dict[str, np.ndarray]:
-    """`Lab.score` for a process of its own: arguments and result are plain data."""
-    return lab_of(job).score(unit)
+def scored(job: Job, unit: Unit) -> tuple[str, dict[str, np.ndarray]]:
+    """(`Lab.key`, `Lab.score`) for a process of its own: arguments and result are plain data; the key tells what it saw."""
+    lab = lab_of(job)
+    return lab.key(unit), lab.score(unit)
 
 
 def _in_parts(function: Function, params: Any, arrays: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
@@ -294,12 +308,32 @@ def _shuffled(model: Model, splits: Splits, seed: int) -> tuple[dict[str, Data],
     return found, hashes
 
 
+def require_samples(splits: Splits) -> None:
+    """*Raises*: BadData for an empty part."""
+    if empty := [name for name in PARTS if not len(getattr(splits, name))]:
+        raise BadData(f"nothing is left to {' and '.join(empty)}", found=splits.words, hint="A sweep needs samples for each of the three")
+
+
+def _kind(data: Data) -> list[Any]:
+    """What the stored values mean: the types and the scaling decide the domain of the model's inputs."""
+    return [[str(x.dtype) for x in data.part(0, 1)], data.scaling.scale, data.scaling.offset]
+
+
+def _labels(data: Data) -> str:
+    return "" if data.labels is None else hashlib.sha256(np.ascontiguousarray(data.labels).tobytes()).hexdigest()
+
+
+def _meaning(c: Candidate) -> list[str]:
+    """A candidate's canonical text and the keys of the user's own strategies in it."""
+    return [c.text, *(strategy_key(resolved(s)) for s in strategies_of([c]) if is_own(s))]
+
+
 def _read(model: Model, data: Data, start: int, stop: int) -> tuple[np.ndarray, ...]:
     """Samples as the float function takes them, one array per input."""
     return tuple(admit(p, x, data.scaling, f"{data.where}, {p.where}") for p, x in zip(data.ports, data.part(start, stop), strict=True))
 
 
-def _labelled(y: np.ndarray, labels: np.ndarray, is_kl: bool, offset: int) -> dict[str, np.ndarray]:
+def _labelled(y: np.ndarray, labels: np.ndarray, is_soft: bool, offset: int) -> dict[str, np.ndarray]:
     """ "task": -log of the label's probability (nats; floored like KL), or the absolute error of one real output; "right": 0 or 1."""
     flat, labels = np.asarray(y, np.float64).reshape(len(y), -1), np.asarray(labels).reshape(len(y), -1)
     if labels.shape[1] != 1:
@@ -308,8 +342,8 @@ def _labelled(y: np.ndarray, labels: np.ndarray, is_kl: bool, offset: int) -> di
         at = labels[:, 0].astype(np.int64) + offset
         if at.min() < 0 or at.max() >= flat.shape[1]:
             raise BadData("labels outside the model's classes", found=f"{at.min()}..{at.max()}", expected=f"0..{flat.shape[1] - 1}")
-        p = flat if is_kl and evaluation.distributions(flat) else evaluation.softmax(flat)
-        chance = np.maximum(p[np.arange(len(p)), at], evaluation.FLOOR)
+        p = np.maximum(flat if is_soft else evaluation.softmax(flat), evaluation.FLOOR)
+        chance = p[np.arange(len(p)), at] / p.sum(axis=1)
         return {"task": -np.log(chance), "right": evaluation.right(flat, at).astype(np.float64)}
     return {"task": np.abs(flat[:, 0] - labels[:, 0])} if flat.shape[1] == 1 else {}
 

@@ -82,6 +82,8 @@ class Store:
     def _read(self, query: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         try:
             yield from self._open.execute(query, values)
+        except sqlite3.OperationalError as fault:
+            raise WriteFailed(f"the store cannot be read ({fault})", where=str(self.path), hint="Run the same command again") from fault
         except sqlite3.DatabaseError as fault:
             raise BadData(f"the store is damaged ({fault})", where=str(self.path), hint=DAMAGED) from fault
 
@@ -183,6 +185,8 @@ def _written(path: Path | None) -> Iterator[None]:
     except sqlite3.OperationalError as fault:
         hint = "What is in it stays; free some space or rights and run the same command again"
         raise WriteFailed(f"the store cannot be written ({fault})", where=str(path), hint=hint) from fault
+    except sqlite3.DatabaseError as fault:
+        raise BadData(f"the store is damaged ({fault})", where=str(path), hint=DAMAGED) from fault
 
 
 def _stored(row: Row) -> tuple[Any, ...]:

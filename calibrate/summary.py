@@ -71,14 +71,16 @@ def _found(result: Result, o: Outcome, whole: Function) -> Found:
     except (QsimError, RuntimeError, MemoryError) as fault:
         layers, notes = list[Layer](), [*notes, f"no errors by layer: {fault}"]
     return Found(
-        o.scheme, o.measure, UNITS[o.measure, _objective(o.scores[0])],
+        o.scheme, o.measure, unit_of(o),
         [_tried(lab, s, row, o) for s, row in zip(o.scores, rows_of(o), strict=True)], [_finalist(lab, t, o) for t in o.tested],
         _finalist(lab, o.baseline, o), o.float_right, o.alike, o.optimism, notes, size, sized, _tensors(lab, o.winner), layers,
     )  # fmt: skip
 
 
-def _objective(best: Score) -> str:
-    return "task" if best.more.get("task") is best.losses else "loss"
+def unit_of(o: Outcome) -> str:
+    """What the losses of an outcome are, in words."""
+    best = o.scores[0]
+    return UNITS[o.measure, "task" if best.more.get("task") is best.losses else "loss"]
 
 
 def _tried(lab: Lab, s: Score, row: dict[str, Any], o: Outcome) -> Tried:

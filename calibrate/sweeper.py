@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from qsim.errors import BadData, BadRecipe
+from qsim.errors import BadData, BadRecipe, QsimError
 from qsim.graph import Model
 from qsim.reader import load
+from qsim.scheme import scheme_named
 
 from . import halving
-from .candidates import BASELINE, Candidate, grid, normal, strategies_of
+from .candidates import BASELINE, Candidate, grid, matches, normal, strategies_of
 from .data import Data, open_data
 from .descent import FEWEST, descend
 from .dispatch import Count, Desk, Pool
@@ -53,8 +54,8 @@ class Tested:
     """A finalist on the test split, against the float model and against the baseline on the same samples.
 
     loss: mean, and `error`, its standard error. gain: mean of (the baseline's loss - its own) and the standard error of that mean.
-    right: share of
-    samples with the right label; lost, won: against float (see `evaluation.verdict`).
+    Both errors hold what the choice of calibration samples adds, where there were several draws. right: share of samples with the right
+    label. against_float: lost and won samples (see `evaluation.verdict`), of a single draw.
     """
 
     candidate: Candidate
@@ -69,9 +70,9 @@ class Tested:
 class Outcome:
     """What a sweep found for one scheme. scores: on the select split, best first, then those that dropped out or failed.
 
-    tested: the finalists in the order of their select scores; the first is the winner. baseline: min/max on the same samples. alike: how
-    many candidates
-    cannot be told from the winner; optimism: by how much its select score flatters it, expected. notes: what was left out, and why.
+    tested: the finalists in the order of their select scores; the first is the winner. baseline: min/max of all calibration samples and
+    nothing else, on the same samples. alike: how many candidates cannot be told from the winner; optimism: by how much its select score
+    flatters it, expected. notes: what was left out, and why. groups: of the select samples.
     """
 
     scheme: str
@@ -83,6 +84,7 @@ class Outcome:
     alike: int
     optimism: float
     notes: tuple[str, ...] = ()
+    groups: np.ndarray | None = None
 
     @property
     def winner(self) -> Candidate:
@@ -100,16 +102,22 @@ class Result:
     lab: Lab
 
     def best(self, scheme: str | None = None) -> Outcome:
-        """The outcome of a scheme; the first without one."""
-        return next(o for o in self.outcomes if scheme in (None, o.scheme))
+        """The outcome of a scheme; the first without one. *Raises*: BadRecipe."""
+        name = None if scheme is None else scheme_named(scheme).name
+        found = next((o for o in self.outcomes if name in (None, o.scheme)), None)
+        if found is None:
+            raise BadRecipe("the sweep has no such scheme", found=scheme, expected=", ".join(o.scheme for o in self.outcomes))
+        return found
 
     def rows(self) -> list[dict[str, Any]]:
         """One plain row per candidate, for tables and files."""
         return [row for o in self.outcomes for row in rows_of(o)]
 
     def model(self, scheme: str | None = None, io: str = "float32") -> Model:
-        """The winner of a scheme as a quantized model."""
-        return self.lab.made(self.best(scheme).winner, io)
+        """The winner of a scheme as a quantized model; of several draws of calibration samples, the one with the best select score."""
+        outcome = self.best(scheme)
+        draws = next(s.draws for s in outcome.scores if s.candidate == outcome.winner)
+        return self.lab.made(replace(outcome.winner, draw=int(np.argmin(draws)) if outcome.winner.samples else 0), io)
 
 
 def sweep(
@@ -127,6 +135,8 @@ def sweep(
     blocks: int = 0,
     seed: int = 0,
     task: str | None = None,
+    gradients: int = 1,
+    label_offset: int = 0,
     **axes: Sequence[Any],
 ) -> Result:
     """The best of several strategies for a model under each scheme: `run_sweep` on one data set, split in three as `three_way` does.
@@ -136,9 +146,9 @@ def sweep(
     store: a .sqlite file where results are kept and found again. *Raises*: as `run_sweep` and `grid`.
     """
     opened = model if isinstance(model, Model) else load(os.fspath(model))
-    samples = data if isinstance(data, Data) else open_data(data, opened)
-    job = Job("", (samples.where,), parts=parts, groups=groups, blocks=blocks, seed=seed, input_range=input_range, task=task)
-    lab = Lab(opened, three_way(opened, samples, parts, groups, blocks, seed), job)
+    samples = data if isinstance(data, Data) else open_data(data, opened, groups=groups or blocks or None)
+    job = Job("", (samples.where,), seed=seed, input_range=input_range, task=task, gradients=gradients, label_offset=label_offset)
+    lab = Lab(opened, three_way(opened, samples, parts, seed=seed), job)
     names = [scheme] if isinstance(scheme, str) else scheme
     candidates = grid({"scheme": names, "activation": usual() if strategies is None else strategies, **axes})
     with Store(store) as kept:
@@ -189,51 +199,83 @@ def _check(search: Search, lab: Lab) -> None:
         raise BadRecipe("unknown objective", found=search.objective, expected=", ".join(OBJECTIVES))
     if search.proxy not in ("", *PROXIES):
         raise BadRecipe("unknown proxy", found=search.proxy, expected=", ".join(PROXIES))
-    if search.objective == "task" and not lab.float_scores("select"):
-        raise BadData("no labels to judge by", where=lab.splits["select"].where, hint='Give them ("y"), or let the objective be "loss"')
+    for split in ("select", "test") if search.objective == "task" else ():
+        if "task" not in lab.float_scores(split):
+            raise BadData("no labels to judge by", where=lab.splits[split].where, hint='Give them ("y"), or let the objective be "loss"')
 
 
 def _outcome(desk: Desk, scheme: str, members: Sequence[Candidate], search: Search) -> Outcome | None:
     """None for one worker of several: it only fills its store."""
     notes: list[str] = []
-    going, baseline = shortlist(desk.lab, members, search)
+    require_selectors(desk.lab, members)
+    going, baseline, failed = shortlist(desk.lab, members, search)
     if desk.worker is not None:
         stops = halving.bounds(len(desk.lab.splits["select"]), search.rounds)
         halving.scores(desk, going, "select", stops, search.objective, search.draws)
         return None
     how = {"objective": search.objective, "draws": search.draws}
     found = halving.compete(desk, going, [baseline], rounds=search.rounds, last=search.final, **how)  # type: ignore[arg-type]
+    desk.count.failed += len(failed)
     if not found or found[0].failed:
         raise BadData(f"no candidate of {scheme} could be scored", found=found[0].failed if found else "none")
     if search.descent:
         found = [*_descended(desk, found, search, notes), *found]
+    found = [*found, *failed]
     groups = desk.lab.splits["select"].groups
     finalists = list(dict.fromkeys([*(s.candidate for s in found[: search.final] if not s.failed), baseline]))
     tested = {t.candidate: t for t in _tested(desk, finalists, baseline, search)}
     return Outcome(
         scheme, desk.lab.measure, found, [tested[c] for c in finalists[: search.final] if c in tested], tested[baseline],
-        _share(desk.lab.float_scores("test")), halving.alike(found, groups), halving.optimism(found, groups), tuple(notes),
+        _share(desk.lab.float_scores("test")), halving.alike(found, groups), halving.optimism(found, groups),
+        (*dict.fromkeys(desk.lab.notes), *notes), groups,
     )  # fmt: skip
 
 
-def shortlist(lab: Lab, members: Sequence[Candidate], search: Search) -> tuple[list[Candidate], Candidate]:
-    """(the candidates that go on from the ranking, the baseline): of those that differ in their strategies alone, the first few."""
+def require_selectors(lab: Lab, members: Sequence[Candidate]) -> None:
+    """*Raises*: BadRecipe for a rule that no tensor matches."""
+    graph = lab.model.graph
+    for selector in dict.fromkeys(selector for c in members for selector, _ in c.rules):
+        if not any(matches(graph, t, selector) for t in range(len(graph.tensors))):
+            raise BadRecipe("a rule matches no tensor", found=selector, hint="`qsim inspect` shows ops and tensors")
+
+
+def shortlist(lab: Lab, members: Sequence[Candidate], search: Search) -> tuple[list[Candidate], Candidate, list[Score]]:
+    """(the candidates that go on from the ranking, the baseline, those whose strategies failed): of candidates that differ in their
+    strategies alone, the first few go on."""
     frames: dict[Candidate, list[Candidate]] = {}
     for c in members:
         frames.setdefault(replace(c, activation=BASELINE, rules=()), []).append(c)
-    going = []
-    for frame, mine in frames.items():
-        names = strategies_of([*mine, frame])
-        proxies = table(lab, frame, names)
-        proxy = search.proxy or next(iter(proxies))
-        if proxy not in proxies:
-            raise BadRecipe("the statistics hold no gradients to rank by", found=proxy, hint="gradients = 1")
-        order = np.argsort(totals(lab, mine, names, proxies)[proxy], kind="stable")
-        chosen = [mine[k] for k in order[: search.shortlist]]
-        mixture = normal(best_of_each(lab, mine[order[0]], names, proxies[proxy]))
-        going += [*chosen, mixture] if len(names) > 1 and len(mine) > 1 else chosen
-    baseline = next(iter(frames))
-    return list(dict.fromkeys([*going, baseline])), baseline
+    going, failed = list[Candidate](), list[Score]()
+    for frame, given in frames.items():
+        faults = {s: f for s in strategies_of(given) if (f := _fault(lab, frame, s))}
+        mine = [c for c in given if not faults.keys() & set(strategies_of([c]))]
+        failed += [Score(c, np.zeros(0), {}, faults[next(s for s in strategies_of([c]) if s in faults)]) for c in given if c not in mine]
+        going += _ranked(lab, frame, mine, search) if mine else []
+    baseline = normal(Candidate(members[0].scheme))
+    return list(dict.fromkeys([*going, baseline])), baseline, failed
+
+
+def _fault(lab: Lab, frame: Candidate, strategy: str) -> str:
+    """Why a strategy gives no ranges; "" where it does."""
+    lab.problems(frame)
+    try:
+        lab.ranges(frame, strategy)
+    except Exception as fault:
+        return str(fault) if isinstance(fault, QsimError) else f"{type(fault).__name__}: {fault}"
+    return ""
+
+
+def _ranked(lab: Lab, frame: Candidate, mine: Sequence[Candidate], search: Search) -> list[Candidate]:
+    """The first few by the proxy, and the best mixture."""
+    names = strategies_of([*mine, frame])
+    proxies = table(lab, frame, names)
+    proxy = search.proxy or next(iter(proxies))
+    if proxy not in proxies:
+        raise BadRecipe("the statistics hold no gradients to rank by", found=proxy, hint="gradients = 1")
+    order = np.argsort(totals(lab, mine, names, proxies)[proxy], kind="stable")
+    chosen = [mine[k] for k in order[: search.shortlist]]
+    mixture = normal(best_of_each(lab, mine[order[0]], names, proxies[proxy]))
+    return [*chosen, mixture] if len(names) > 1 and len(mine) > 1 else chosen
 
 
 def _descended(desk: Desk, found: Sequence[Score], search: Search, notes: list[str]) -> list[Score]:
@@ -256,15 +298,24 @@ def _tested(desk: Desk, finalists: Sequence[Candidate], baseline: Candidate, sea
         raise BadData("the baseline could not be tested", found=base.failed)
     tested = []
     for s in (s for s in found if not s.failed):
-        gain = base.losses - s.losses
-        right, against = s.more.get("right"), None
-        if right is not None and search.draws and "right" in reference:
-            against = verdict(
-                int(((reference["right"] > 0.5) & (right <= 0.5)).sum()), int(((right > 0.5) & (reference["right"] <= 0.5)).sum()), count
-            )
-        pair = float(gain.mean()), standard_error(gain, groups)
-        tested.append(Tested(s.candidate, s.mean, standard_error(s.losses, groups), pair, _share(s.more), against))
+        gain, spread = base.losses - s.losses, _spread(s)
+        pair = float(gain.mean()), float(np.hypot(standard_error(gain, groups), spread))
+        error = float(np.hypot(standard_error(s.losses, groups), spread))
+        against = _against(s, reference, count) if len(s.draws) == 1 else None
+        tested.append(Tested(s.candidate, s.mean, error, pair, _share(s.more), against))
     return tested
+
+
+def _spread(s: Score) -> float:
+    """The standard error of a mean over draws of calibration samples."""
+    return float(np.std(s.draws, ddof=1) / np.sqrt(len(s.draws))) if len(s.draws) > 1 else 0.0
+
+
+def _against(s: Score, reference: Mapping[str, np.ndarray], count: int) -> dict[str, Any] | None:
+    if "right" not in s.more or "right" not in reference:
+        return None
+    ours, theirs = s.more["right"] > 0.5, reference["right"] > 0.5
+    return verdict(int((theirs & ~ours).sum()), int((ours & ~theirs).sum()), count)
 
 
 def _share(scores: Mapping[str, np.ndarray]) -> float | None:
@@ -281,7 +332,7 @@ def rows_of(o: Outcome) -> list[dict[str, Any]]:
         rows.append({
             "scheme": o.scheme, "candidate": str(s.candidate), "measure": o.measure, "select_samples": len(s.losses),
             "select_loss": s.mean if len(d) else None, "behind": float(d.mean()) if len(d) else None,
-            "behind_error": standard_error(d) if len(d) > 1 else None,
+            "behind_error": standard_error(d, None if o.groups is None else o.groups[: len(d)]) if len(d) > 1 else None,
             "test_loss": test.loss if test else None, "test_right": test.right if test else None,
             "winner": s.candidate == o.winner, "failed": s.failed, "text": s.candidate.text,
         })  # fmt: skip

@@ -11,12 +11,15 @@ from typing import Any, NamedTuple
 import msgspec
 
 from qsim.errors import BadRecipe
+from qsim.scheme import scheme_named
 
 from .candidates import Candidate, grid, is_own, strategies_of
+from .choosing import TASKS
+from .ranking import PROXIES
 from .scoring import Job
 from .splits import SHARES
 from .strategies import candidates as usual
-from .sweeper import Search
+from .sweeper import OBJECTIVES, Search
 
 EXAMPLE = """model = "net.tflite"          # or a list of them
 data = "images.npz"           # one set, which is split; or [calibrate, select, test]
@@ -105,6 +108,7 @@ def load_plan(path: str | Path, *, kept: str = "", plugins: bool = False) -> Pla
 
 
 def _jobs(found: File, folder: Path, kept: str) -> list[Job]:
+    _require_sense(found)
     data = (found.data,) if isinstance(found.data, str) else found.data
     models = [found.model] if isinstance(found.model, str) else found.model
     split = {f: getattr(found.split, f) for f in Split.__struct_fields__}
@@ -113,19 +117,36 @@ def _jobs(found: File, folder: Path, kept: str) -> list[Job]:
     return [Job(str((folder / m).resolve()), paths, kept=kept, **common, **split) for m in models]
 
 
+def _require_sense(found: File) -> None:
+    """*Raises*: BadRecipe."""
+    low, high = found.input_range or (0.0, 1.0)
+    faults = {
+        "model": not found.model, "scale": found.scale == 0, "gradients": found.gradients < 0, "input_range": not low < high,
+        "task": found.task not in (None, *TASKS), "[split] blocks": found.split.blocks < 0,
+        "[split] groups": bool(found.split.groups and found.split.blocks),
+    }  # fmt: skip
+    for name, fault in faults.items():
+        if fault:
+            value = getattr(found.split if "[" in name else found, name.rpartition(" ")[2])
+            raise BadRecipe("not a value of it" if "groups" not in name else "give groups or blocks", where=name, found=value)
+
+
 def _candidates(found: File) -> list[Candidate]:
     simulated = [f"sim:a{b}w{min(b, 8)}" for b in found.grid.bits]
-    schemes = simulated if found.grid.scheme is None and simulated else [*(found.grid.scheme or ["int8"]), *simulated]
+    named = found.grid.scheme if found.grid.scheme is not None else () if simulated else ("int8",)
+    schemes = [*named, *simulated]
+    if not schemes:
+        raise BadRecipe("an axis without values", where="axis 'scheme'", hint="Leave it out, or give one value")
     rules = list(itertools.product(*([(axis.select, s) for s in axis.activation] for axis in found.rule)))
     axes = {f: getattr(found.grid, f) for f in ("weights", "correction", "per_channel", "dead_range", "samples")}
-    activation = found.grid.activation or list(usual())
+    activation = usual() if found.grid.activation is None else found.grid.activation
     made = [grid({"scheme": [s], "activation": activation, "rules": rules, **_legal(axes, s)}) for s in schemes]
     return list(dict.fromkeys(c for part in made for c in part))
 
 
 def _legal(axes: dict[str, list[Any]], scheme: str) -> dict[str, list[Any]]:
     """Corrections are for schemes with integer kernels."""
-    return {**axes, "correction": ["no"]} if scheme.startswith("sim:") else axes
+    return {**axes, "correction": ["no"]} if scheme_named(scheme).is_simulated else axes
 
 
 def _search(found: dict[str, Any]) -> Search:
@@ -133,6 +154,10 @@ def _search(found: dict[str, Any]) -> Search:
     for name, value in found.items():
         if name not in kinds:
             raise BadRecipe("unknown entry", where="[search]", found=name, expected=", ".join(kinds))
-        if type(value) is not kinds[name] or (isinstance(value, int) and value < (name == "descent") - 1 + (name != "descent") * 2):
+        if type(value) is not kinds[name] or (isinstance(value, int) and value < (name != "descent")):
             raise BadRecipe("not a value of it", where=f"[search] {name}", found=value, expected=kinds[name].__name__)
-    return replace(Search(), **found)
+    made = replace(Search(), **found)
+    for name, known in (("proxy", ("", *PROXIES)), ("objective", OBJECTIVES)):
+        if getattr(made, name) not in known:
+            raise BadRecipe("not a value of it", where=f"[search] {name}", found=getattr(made, name), expected=", ".join(known[-3:]))
+    return made

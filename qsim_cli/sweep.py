@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,8 +21,9 @@ if TYPE_CHECKING:
     from calibrate.candidates import Candidate
     from calibrate.store import Store
     from calibrate.sweeper import Outcome, Result, Search
+    from calibrate.sweepfile import Plan
 
-Config = Annotated[Path, Parameter(help="A TOML file: model, data, [grid] (see the README, or `experiments/sweep_digits.toml`).")]
+Config = Annotated[Path, Parameter(help="A TOML file: model, data, [grid] (see the README).")]
 StorePath = Annotated[
     Path, Parameter(name="--store", help="Where results are kept and found again: a .sqlite file; with --worker a folder, for a file each.")
 ]
@@ -56,9 +60,14 @@ def command(
     from .computing import choose_device
 
     choose_device(device)
-    kept = place.with_suffix(".statistics")
+    kept = (place if share is None else store).with_suffix(".statistics")
+    if allow_plugins:
+        _may_import(config.resolve().parent)
     plan = load_plan(config, kept=str(kept.resolve()), plugins=allow_plugins)
-    pool = (lambda: ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))) if jobs > 1 else None
+    if output is not None:
+        _require_one(plan, share)
+    say(f"{len(plan.candidates)} candidates for {', '.join(Path(job.model).name for job in plan.jobs)}")
+    pool = (lambda: ProcessPoolExecutor(jobs, get_context("spawn"), _quiet)) if jobs > 1 else None
     results = []
     with Store(place) as opened:
         kept.mkdir(exist_ok=True)
@@ -76,14 +85,16 @@ def command(
         c = found.count
         say(f"{Path(job.model).name}: {found.words}")
         say(f"{c.reused} results reused, {c.new} new, {c.failed} failed; {found.compiles} compiled")
-    if output is not None:
-        _write(results, output, force)
     if json:
+        if output is not None:
+            _write(results[0], output, force)
         emit({"store": str(place), "results": [_facts(r) for r in results]})
         return 0
     for job, found in zip(plan.jobs, results, strict=True):
         for outcome in found.outcomes:
             show(Path(job.model).name, outcome)
+    if output is not None:
+        _write(results[0], output, force)
     if share is not None:
         text(f"worker {worker}: wrote {place}; when all have: `qsim merge {place.parent} -o ALL.sqlite`, then this with --store ALL.sqlite")
     return 0
@@ -100,21 +111,19 @@ def _keep(store: Store, found: Result, candidates: Sequence[Candidate], search: 
 
 def show(model: str, found: Outcome) -> None:
     """Print what a sweep found for one scheme."""
+    from calibrate.summary import unit_of
     from calibrate.sweeper import rows_of
 
     rows = [{k: v for k, v in r.items() if k not in ("text", "scheme", "measure")} for r in rows_of(found)]
     numeric = [k for k, v in rows[0].items() if isinstance(v, int | float)]
     table(
-        f"{model}, {found.scheme}: {UNITS[found.measure]}, best first; behind: paired, +- one standard error",
+        f"{model}, {found.scheme}: {unit_of(found)}, best first; behind: paired, +- one standard error",
         list(rows[0]),
         map(cells, rows),
         numeric,
     )
     for line in sentences(found):
         text(line)
-
-
-UNITS = {"kl": "KL from the float model in nats", "sqnr": "noise to signal"}
 
 
 def sentences(found: Outcome) -> list[str]:
@@ -137,16 +146,32 @@ def _facts(found: Result) -> dict[str, Any]:
     return {"split": found.words, "count": vars(found.count), "compiles": found.compiles, "outcomes": told, "rows": found.rows()}
 
 
-def _write(results: list[Result], output: Path, force: bool) -> None:
-    import qsim
+def _require_one(plan: Plan, share: tuple[int, int] | None) -> None:
+    """*Raises*: BadRecipe where there will not be one winner to write."""
     from qsim.errors import BadRecipe
 
-    outcomes = [(r, o) for r in results for o in r.outcomes]
-    if len(outcomes) != 1:
-        raise BadRecipe("--output goes with one model and one scheme", found=f"{len(outcomes)} winners")
-    found, outcome = outcomes[0]
-    qsim.save(found.model(outcome.scheme), output, force=force)
-    say(f"wrote {output}: {outcome.winner}")
+    schemes = {c.scheme for c in plan.candidates}
+    if share is not None or len(plan.jobs) * len(schemes) != 1:
+        found = "one worker of several" if share is not None else f"{len(plan.jobs)} models, {len(schemes)} schemes"
+        raise BadRecipe("--output goes with one model and one scheme", found=found)
+
+
+def _write(found: Result, output: Path, force: bool) -> None:
+    import qsim
+
+    qsim.save(found.model(), output, force=force)
+    say(f"wrote {output}: {found.outcomes[0].winner}")
+
+
+def _may_import(folder: Path) -> None:
+    """Strategies of the user's own lie beside the file that names them; worker processes look there too."""
+    sys.path.insert(0, str(folder))
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def _quiet() -> None:
+    """A worker leaves Ctrl-C to the process that started it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _place(store: Path, worker: str | None) -> tuple[Path, tuple[int, int] | None]:

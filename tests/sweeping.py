@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import BrokenExecutor, Executor, Future
 from pathlib import Path
 from typing import Any
@@ -40,10 +41,34 @@ class Hostile(Executor):
         elif what == 1:
             found.set_exception(RuntimeError("lost"))
         else:
-            arrays = fn(*args, **kwargs)
+            key, arrays = fn(*args, **kwargs)
             spoiled = {2: {"loss": arrays["loss"] * np.nan}, 3: {"loss": arrays["loss"][1:]}}
-            found.set_result(spoiled.get(int(what), arrays))
+            found.set_result((key, spoiled.get(int(what), arrays)))
         return found
+
+
+class Poisoned(Executor):
+    """Like a pool of processes that answers a little later: the task of one candidate breaks it, and with it all that wait there."""
+
+    def __init__(self, poison: str):
+        self.poison, self.held, self.dead, self.lock = poison, list[tuple[Future, Any, Any]](), False, threading.Lock()
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future:
+        found: Future = Future()
+        with self.lock:
+            self.held.append((found, fn, args))
+            self.dead = self.dead or args[1].candidate == self.poison
+        threading.Timer(0.05, self._answer).start()
+        return found
+
+    def _answer(self) -> None:
+        with self.lock:
+            for future, fn, args in self.held:
+                if self.dead:
+                    future.set_exception(BrokenExecutor("a worker was killed"))
+                else:
+                    future.set_result(fn(*args))
+            self.held = []
 
 
 class Silent(Executor):

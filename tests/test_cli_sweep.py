@@ -71,6 +71,11 @@ def test_rules_multiply_the_grid(folder):
         (("[grid]", "[gird]"), "unknown field `gird`"), (("scheme =", "schemes ="), r"\$.grid"), (('"mse"', '"mmse"'), "unknown strategy"),
         (("rounds = 2", "rounds = 0"), r"\[search\] rounds"), (("rounds = 2", 'rounds = "2"'), r"\[search\] rounds"),
         (("rounds", "round"), "unknown entry"), (('"mse"', '"os:getcwd"'), "--allow-plugins"), (("[grid]", "[grid"), "not a sweep's file"),
+        (('"net.tflite"', "[]"), "model"), (('data.npz"', 'data.npz"\nscale = 0'), "scale"), (("0, 255", "255, 0"), "input_range"),
+        (('data.npz"', 'data.npz"\ntask = "clasification"'), "task"),
+        (("[split]", "[split]\nblocks = 2\ngroups = 'g'"), "groups or blocks"),
+        (('["int8"]', "[]"), "without values"), (("[grid]", '[grid]\nweights = ["msee"]'), "msee"),
+        (("final", 'proxy = "fishy"\nfinal'), "proxy"),
         (("[0.4, 0.3, 0.3]", "[0.4, 0.6]"), r"\$.split.parts"), (('"int8"', '"int8x"'), "no such scheme"),
     ],
 )  # fmt: skip
@@ -156,6 +161,12 @@ def test_kills_at_random_instants_lose_nothing(folder, kills):
         found = run_sweep(plan.jobs[0], plan.candidates, plan.search, store=store)
     assert facts(found) == facts(run_sweep(plan.jobs[0], plan.candidates, plan.search)) and found.count.reused == counts[-1]
     assert not list(folder.glob("*.tmp"))
+
+
+def test_a_winner_of_many_is_refused_before_any_work(folder, capsys):
+    (folder / "sweep.toml").write_text(FILE.replace("[grid]", "[grid]\nbits = [4]"))
+    assert run(["sweep", str(folder / "sweep.toml"), "-o", str(folder / "best.tflite"), "--store", str(folder / "s.sqlite")]) == 2
+    assert "1 models, 2 schemes" in capsys.readouterr().err and not (folder / "s.sqlite").exists()
 
 
 def test_two_commands_at_once_share_a_store(folder):

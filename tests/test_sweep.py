@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import linecache
+import sys
+from concurrent.futures import Future
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from small import float_net, images
-from sweeping import Hostile, Silent, facts, job_in
+from sweeping import Hostile, Poisoned, Silent, facts, job_in
 
 import qsim
 from calibrate import halving
@@ -169,9 +172,10 @@ def test_rounds_double_and_end_with_all_samples():
 
 def test_optimism_is_what_choosing_the_best_of_many_equals_adds():
     rng = np.random.default_rng(0)
-    found = [Score(Candidate(), row, {}) for row in rng.normal(1, 0.1, (20, 200))]
-    true = 1.0 - min(s.mean for s in found)  # all have a true mean of 1
-    assert halving.optimism(found) == pytest.approx(true, rel=0.5) and halving.optimism(found[:1]) == pytest.approx(0, abs=5e-4)
+    sweeps = [[Score(Candidate(), row, {}) for row in rng.normal(1, 0.1, (20, 100))] for _ in range(12)]
+    true = np.mean([1.0 - min(s.mean for s in found) for found in sweeps])  # all have a true mean of 1
+    assert np.mean([halving.optimism(found) for found in sweeps]) == pytest.approx(true, rel=0.2)
+    assert halving.optimism(sweeps[0][:1]) == pytest.approx(0, abs=5e-4)
 
 
 def test_candidates_within_two_standard_errors_are_alike():
@@ -244,6 +248,71 @@ def test_a_worker_that_never_answers_is_given_up(job, plain):
     desk = Desk(lab_of(job), Store(None), Silent(100), patience=0.01)
     (row,) = desk.results(units[:1]).values()
     assert row.status == "failed" and "no answer" in row.reason
+
+
+def test_only_the_unit_that_breaks_executors_fails(job):
+    units = [Unit(Candidate(activation=f"percentile:99.{k}").text, "select", 0, 16) for k in range(1, 9)]
+    desk = Desk(lab_of(job), Store(None), lambda: Poisoned(units[5].candidate))
+    rows = desk.results(units)
+    assert {u for u, row in rows.items() if row.status == "failed"} == {units[5]}
+
+
+def test_a_worker_that_saw_something_else_is_not_believed(job):
+    class Elsewhere(Hostile):
+        def submit(self, fn, /, *args, **kwargs):
+            found = Future()
+            found.set_result(("another key", fn(*args, **kwargs)[1]))
+            return found
+
+    desk = Desk(lab_of(job), Store(None), Elsewhere(np.random.default_rng(0)))
+    (row,) = desk.results([Unit(Candidate().text, "select", 0, 16)]).values()
+    assert row.status == "failed" and "saw another model" in row.reason
+
+
+def test_labels_types_and_scaling_are_in_the_key(tmp_path):
+    unit, keys = Unit(Candidate().text, "select", 0, 16), []
+    job = job_in(tmp_path)
+    with np.load(job.data[0]) as z:
+        x, y = z["x"], z["y"]
+    for arrays, more in (
+        ({"x": x, "y": y}, {}), ({"x": x, "y": (y + 1) % 4}, {}), ({"x": x}, {}), ({"x": x.astype(np.float32), "y": y}, {}),
+        ({"x": x, "y": y}, {"label_offset": 1}), ({"x": x, "y": y}, {"scale": 0.5}),
+    ):  # fmt: skip
+        np.savez(job.data[0], **arrays)
+        keys.append(lab_of(replace(job, **more)).key(unit))
+    assert len(set(keys)) == len(keys)
+
+
+def test_an_own_strategy_that_changed_is_computed_anew(job, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    path, unit, lab = tmp_path / "changing_rule.py", Unit(Candidate(activation="changing_rule:part").text, "select", 0, 60), lab_of(job)
+    path.write_text("def part(d):\n    return d.min / 2, d.max / 2\n")
+    before = lab.score(unit)["loss"]
+    path.write_text("def part(d):\n    return d.min / 16, d.max / 16\n")
+    del sys.modules["changing_rule"]
+    linecache.clearcache()
+    assert not np.array_equal(lab.score(unit)["loss"], before)
+    path.write_text("def part(d):\n    raise ValueError('no')\n")
+    del sys.modules["changing_rule"]
+    linecache.clearcache()
+    found = run_sweep(job, [*SMALL[:2], Candidate(activation="changing_rule:part")], SEARCH)
+    assert [s.failed for s in found.best().scores if s.failed] == ["ValueError: no"] and found.count.failed == 1
+    del sys.modules["changing_rule"]
+
+
+def test_the_baseline_is_plain_min_max(job):
+    found = run_sweep(job, grid({"weights": ["mse"], "activation": ["mse"]}), SEARCH).best()
+    assert found.baseline.candidate == Candidate()
+    with pytest.raises(BadRecipe, match="no such scheme"):
+        run_sweep(job, SMALL[:1], SEARCH).best("int4")
+    with pytest.raises(BadRecipe, match="matches no tensor"):
+        run_sweep(job, [Candidate(rules=(("op:CONV2D", "mse"),))], SEARCH)
+
+
+def test_a_part_without_samples_is_refused(tmp_path):
+    with pytest.raises(BadData, match="nothing is left to select"):
+        lab_of(replace(job_in(tmp_path), parts=(0.8, 0.0, 0.2)))
 
 
 def test_where_memory_does_not_hold_them_samples_go_by_halves(job, monkeypatch):
