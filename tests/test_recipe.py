@@ -309,7 +309,7 @@ def test_random_recipes_load_and_run_everywhere(oracle, request, record_property
 
 
 @pytest.mark.exact
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [0, 1, 3, *(pytest.param(k, marks=pytest.mark.nightly) for k in (2, 4, 5))])
 def test_random_recipes_equal_litert(seed, oracle):
     """Every integer of the graph, on LiteRT's own inputs op by op."""
     _, made = random_case(1000 + seed, float_ops=False)
