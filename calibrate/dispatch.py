@@ -49,7 +49,8 @@ class Count:
 
 class Desk:
     """Hands out units and keeps their results. pool: an executor, a function that makes one (then a broken one is replaced), or None
-    for this process. worker: (i, n) leaves out the units of other workers. done: called after each unit."""
+    for this process. worker: (i, n) leaves out the units of other workers. done: called after each unit. patience: seconds without any
+    answer after which the units in flight are tried again (None: no end)."""
 
     def __init__(
         self,
@@ -128,12 +129,13 @@ class Desk:
             for answer in done or list(flying):
                 flight = flying.pop(answer)
                 row, broke = self._landed(flight, answer, tries)
-                suspects = suspects | {flight.unit} if broke else suspects - {flight.unit}
-                if row is None:
-                    waiting.append(flight.unit)
-                else:
-                    suspects.discard(flight.unit)
+                suspects.discard(flight.unit)
+                if row is not None:
                     yield flight.unit, row
+                    continue
+                waiting.append(flight.unit)
+                if broke:
+                    suspects.add(flight.unit)
 
     def _submitted(self, unit: Unit) -> Answer:
         if self._pool is None:

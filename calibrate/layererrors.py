@@ -11,7 +11,7 @@ from qsim.graph import Graph, Model
 from qsim.snap import dequantize
 
 from .candidates import Candidate
-from .scoring import Lab, samples_of
+from .scoring import Lab, read_samples
 from .summaryform import Layer
 
 COMPARED_ON = 32  # select samples
@@ -30,7 +30,7 @@ def layer_errors(lab: Lab, c: Candidate, made: Model, whole: Function | None = N
     power, noise = np.zeros(len(pairs)), np.zeros(len(pairs))
     count = min(COMPARED_ON, len(lab.splits["select"]))
     for start in range(0, count, AT_ONCE):
-        arrays = samples_of(lab, "select", start, min(start + AT_ONCE, count))
+        arrays = read_samples(lab.splits["select"], start, min(start + AT_ONCE, count))
         (_, ours), (_, theirs) = (f.run_samples(f.params, *arrays) for f in functions)
         for k, (_, a, b) in enumerate(pairs):
             r, q = np.asarray(ours[a], np.float64), reals(theirs[b], made.graph, b)

@@ -171,7 +171,7 @@ class Lab:
         if c.correction == "no":
             return made
         rows = chosen_samples(self.hashes["calibrate"], c.samples, c.draw)[:CORRECTED_ON]
-        arrays = _read(self.model, self.splits["calibrate"].take(rows), 0, len(rows))
+        arrays = read_samples(self.splits["calibrate"].take(rows), 0, len(rows))
         return corrected(self.model, made, [arrays], c.correction, CORRECTED_ON, functions=self._correctors)
 
     # scores
@@ -182,7 +182,7 @@ class Lab:
         if self._made is None or self._made[0] != _meaning(c):
             self._made = _meaning(c), self.made(c)
         data = self.splits[unit.split]
-        arrays = _read(self.model, data, unit.start, unit.stop)
+        arrays = read_samples(data, unit.start, unit.stop)
         outputs = self._run(self._made[1], arrays, "fake" if c.parsed.is_simulated else "integer")
         found = {"loss": self._losses(unit, outputs)}
         if data.labels is not None:
@@ -204,7 +204,7 @@ class Lab:
             self._float = self._float or Function(self.model, "float", "xnnpack")
             data, parts = self.splits[split], []
             for start in range(0, len(data), AT_ONCE):
-                arrays = _read(self.model, data, start, min(start + AT_ONCE, len(data)))
+                arrays = read_samples(data, start, min(start + AT_ONCE, len(data)))
                 parts.append(self._float.run_samples(self._float.params, *arrays))
             self._reference[split] = tuple(np.concatenate(column) for column in zip(*parts, strict=True))
         return self._reference[split]
@@ -251,11 +251,6 @@ def _labs(job: Job, stamps: tuple[tuple[int, ...], ...]) -> Lab:
     opened = [open_data(path, model, **how) for path in job.data]  # type: ignore[arg-type]
     splits = given_splits(model, *opened) if len(opened) == 3 else three_way(model, opened[0], job.parts, seed=job.seed)
     return Lab(model, splits, job)
-
-
-def samples_of(lab: Lab, split: str, start: int, stop: int) -> tuple[np.ndarray, ...]:
-    """Samples [start, stop) of a split as the float function takes them, one array per input."""
-    return _read(lab.model, lab.splits[split], start, stop)
 
 
 def scored(job: Job, unit: Unit) -> tuple[str, dict[str, np.ndarray]]:
@@ -328,8 +323,8 @@ def _meaning(c: Candidate) -> list[str]:
     return [c.text, *(strategy_key(resolved(s)) for s in strategies_of([c]) if is_own(s))]
 
 
-def _read(model: Model, data: Data, start: int, stop: int) -> tuple[np.ndarray, ...]:
-    """Samples as the float function takes them, one array per input."""
+def read_samples(data: Data, start: int, stop: int) -> tuple[np.ndarray, ...]:
+    """Samples [start, stop) as the float function takes them, one array per input."""
     return tuple(admit(p, x, data.scaling, f"{data.where}, {p.where}") for p, x in zip(data.ports, data.part(start, stop), strict=True))
 
 

@@ -163,6 +163,7 @@ def run_sweep(
     store: Store | None = None,
     pool: Pool | None = None,
     worker: tuple[int, int] | None = None,
+    patience: float | None = None,
     progress: Callable[[Count], None] | None = None,
 ) -> Result:
     """The best candidates of each scheme, in four steps.
@@ -175,15 +176,15 @@ def run_sweep(
 
     store: results are kept there and reused (default: in memory). pool: an executor, or a function that makes one; its workers open `job`
     themselves, so it is a `Job` then. worker (i, n): score only every n-th unit on the whole select split and stop; stores of all workers
-    are merged and a run without `worker` ends the work. *Raises*: as `Lab`; BadRecipe, BadData where no candidate of a scheme can be
-    scored.
+    are merged and a run without `worker` ends the work. patience: see `Desk`. *Raises*: as `Lab`; BadRecipe, BadData where no candidate
+    of a scheme can be scored.
     """
     search = search or Search()
     if pool is not None and isinstance(job, Lab):
         raise BadRecipe("other processes need files to open", hint="Give a Job, not a Lab")
     lab = lab_of(job) if isinstance(job, Job) else job
     _check(search, lab)
-    desk = Desk(lab, Store(None) if store is None else store, pool, worker, progress)
+    desk = Desk(lab, Store(None) if store is None else store, pool, worker, progress, patience)
     try:
         families: dict[str, list[Candidate]] = {}
         for c in map(normal, candidates):

@@ -86,17 +86,15 @@ def command(
         say(f"{Path(job.model).name}: {found.words}")
         say(f"{c.reused} results reused, {c.new} new, {c.failed} failed; {found.compiles} compiled")
     if json:
-        if output is not None:
-            _write(results[0], output, force)
         emit({"store": str(place), "results": [_facts(r) for r in results]})
-        return 0
-    for job, found in zip(plan.jobs, results, strict=True):
-        for outcome in found.outcomes:
-            show(Path(job.model).name, outcome)
+    else:
+        for job, found in zip(plan.jobs, results, strict=True):
+            for outcome in found.outcomes:
+                show(Path(job.model).name, outcome)
     if output is not None:
         _write(results[0], output, force)
     if share is not None:
-        text(f"worker {worker}: wrote {place}; when all have: `qsim merge {place.parent} -o ALL.sqlite`, then this with --store ALL.sqlite")
+        say(f"worker {worker}: wrote {place}; when all have: `qsim merge {place.parent} -o ALL.sqlite`, then this with --store ALL.sqlite")
     return 0
 
 
